@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# Weft's front door. `make help` explains every target. Variables: BUILD=dir, CXX=, SANITIZE=address|undefined|thread.
+# A folder is one static library; .deps below is the layer picture: base <- core <- io <- plugins, programs.
+
+BUILD    ?= build
+CXX      := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+SANITIZE ?=
+PREFIX   ?= /usr
+CCACHE   := $(shell command -v ccache 2>/dev/null)
+
+OPTIMIZE ?= -O2 -g
+WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Werror
+CXXFLAGS := -std=c++20 $(OPTIMIZE) -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
+            -DBOOST_ALL_NO_LIB -DWEFT_VERSION='"$(shell cat VERSION 2>/dev/null || echo 0.1.0)"' -I. \
+            $(foreach s,$(SANITIZE),-fsanitize=$(s)) $(if $(SANITIZE),-fno-omit-frame-pointer)
+LDFLAGS  := -pthread $(foreach s,$(SANITIZE),-fsanitize=$(s))
+
+# folder -> library; a rule per folder is made below
+LIBS := nbd-backend/base nbd-backend/core nbd-backend/io orchestrator/core orchestrator/api orchestrator/io
+sources = $(wildcard $(1)/*.cpp)
+objects = $(patsubst %.cpp,$(BUILD)/%.o,$(call sources,$(1)))
+archive = $(BUILD)/lib/$(subst /,-,$(1)).a
+
+BACKEND := $(call archive,nbd-backend/io) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
+ORCHESTRATOR := $(call archive,orchestrator/api) $(call archive,orchestrator/io) $(call archive,orchestrator/core) $(BACKEND)
+BOOST := -lboost_json -lboost_system
+
+PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-plugin.so
+PROGRAMS := $(BUILD)/weftd $(BUILD)/weft
+UNIT     := $(BUILD)/unit-tests
+
+.PHONY: all check test demo clean help install unit format tidy
+all: $(PLUGINS) $(PROGRAMS) ## Build the two nbdkit plugins, weftd and weft
+
+help: ## This text
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  CXX   $<"
+	@$(CCACHE) $(CXX) $(CXXFLAGS) $(EXTRA_CXXFLAGS) -MMD -MP -c $< -o $@
+
+define library
+$(call archive,$(1)): $(call objects,$(1))
+	@mkdir -p $$(@D)
+	@rm -f $$@
+	@ar rcs $$@ $$^
+endef
+$(foreach l,$(LIBS),$(eval $(call library,$(l))))
+
+$(BUILD)/nbdkit-weft-%-plugin.so: $(BUILD)/nbd-backend/plugin/%_plugin.o $(BACKEND)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) -shared $^ $(BOOST) -lnbd -lfmt -luuid -o $@
+
+$(BUILD)/weftd: $(call objects,orchestrator/daemon) $(ORCHESTRATOR)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
+
+$(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lfmt -luuid -o $@
+
+$(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd -lfmt -luuid -o $@
+
+unit: $(UNIT) ## Build and run the unit tests
+	@$(UNIT)
+
+format: ## Format every source file in place
+	@git ls-files '*.cpp' '*.hpp' | xargs clang-format -i
+
+clean: ## Remove the build folder
+	@rm -rf $(BUILD)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The records of the cluster store as values, with their JSON. Pure.
+//
+// volume_record holds everything of a volume that must change together (design.md, "Cluster state"). Invariants, checked
+// by `check` after every decode and before every commit:
+//   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
+//   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
+//   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nbd-backend/base/ids.hpp"
+#include "nbd-backend/base/replica_state.hpp"
+#include "nbd-backend/base/result.hpp"
+
+namespace weft {
+
+struct replica_record {
+    replica_id id;
+    node_name node;
+    drive_id drive;
+    replica_state state = replica_state::inconsistent;
+    bool created = false;      // its files exist on the drive
+    bool born_equal = true;    // created with a new extent (clean, all holes); false: added later (R6: every bit set)
+};
+
+struct extent_record {
+    std::uint64_t size_bytes = 0;
+    std::vector<replica_record> replicas;
+};
+
+enum class fs_type : std::uint8_t { ext4, xfs };
+std::string_view to_string(fs_type fs) noexcept;
+result<fs_type> parse_fs_type(std::string_view text);
+
+struct volume_record {
+    std::string name;
+    volume_id id;
+    std::uint64_t size_bytes = 0;
+    fs_type fs = fs_type::ext4;
+    std::string fs_uuid;       // the UUID that our mkfs gives it, chosen at creation: recognises our own unfinished mkfs
+    bool formatted = false;    // "never formatted" while false
+    std::uint32_t replicas_wanted = 2;
+    std::uint32_t min_replicas = 1;
+    std::uint64_t epoch = 0;   // 0: never attached
+    node_name writer;          // empty: nobody
+    bool clean = true;         // R11: the last writer detached in order
+    std::string created_at;    // RFC 3339, UTC
+    std::vector<extent_record> extents;  // concatenated
+
+    [[nodiscard]] bool ready() const;  // every replica is created
+};
+
+struct drive_record {
+    drive_id id;
+    node_name node;
+    std::string path;          // absolute directory on that node
+    std::string host;          // where its replica server listens
+    std::uint16_t port = 0;
+    std::uint64_t size_bytes = 0;   // of its file system, refreshed by its node
+    std::uint64_t free_bytes = 0;   // as above
+    bool draining = false;          // takes no new replicas
+};
+
+struct node_record {
+    node_name name;
+    std::string host;          // address of its replica servers
+    std::string version;
+};
+
+/// A replica that nobody needs any more; its node deletes the files, then the record.
+struct trash_record {
+    replica_id id;
+    drive_id drive;
+    node_name node;
+    std::string volume;  // name, for people
+};
+
+struct cluster_record {
+    std::string id;  // UUID: a drive of another cluster is refused
+};
+
+/// JSON, fields in declaration order, no white space. decode errors: corrupt, naming the field.
+std::string encode(const volume_record& record);
+std::string encode(const drive_record& record);
+std::string encode(const node_record& record);
+std::string encode(const trash_record& record);
+std::string encode(const cluster_record& record);
+result<volume_record> decode_volume(std::string_view json);
+result<drive_record> decode_drive(std::string_view json);
+result<node_record> decode_node(std::string_view json);
+result<trash_record> decode_trash(std::string_view json);
+result<cluster_record> decode_cluster(std::string_view json);
+
+/// The invariants above. Errors: corrupt, naming the broken one.
+status check(const volume_record& record);
+
+std::string volume_key(std::string_view name);
+std::string drive_key(const drive_id& id);
+std::string node_key(const node_name& name);
+std::string trash_key(const replica_id& id);
+
+}  // namespace weft
