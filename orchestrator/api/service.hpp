@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the faces of weftd (Docker plugin socket, admin socket) ask of the node agent: one interface, values only, so that
+// the faces can be tested against a fake and the agent without HTTP.
+//
+// Thread-safe; calls block (a mount may take seconds). Errors carry a text fit for the user: it names what was wrong and
+// what to do next.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nbd-backend/base/result.hpp"
+#include "nbd-backend/core/engine_types.hpp"
+#include "orchestrator/core/records.hpp"
+
+namespace weft {
+
+using volume_options = std::map<std::string, std::string>;  // as Docker's -o gives them, not yet validated
+
+/// A volume as the record has it, with what this node knows of it.
+struct volume_view {
+    volume_record record;
+    std::string mountpoint;  // "<mount>/data" while mounted on this node, else empty
+    std::string health;      // "healthy" | "degraded" | "holding" | "unavailable" | "creating"
+    bool writer_alive = false;                       // the writer node's lease has not expired
+    std::optional<core::engine_status> live;         // first extent; only on the writer's node while attached
+    std::vector<core::engine_status> live_extents;   // all extents, as above
+    bool from_cache = false;                         // the store did not answer; this is the last known copy
+};
+
+struct drive_view {
+    drive_record record;
+    std::uint64_t replicas = 0;
+    bool serving = false;  // its replica server runs; known for this node's drives only
+};
+
+struct node_view {
+    node_record record;
+    bool alive = false;
+    std::chrono::milliseconds lease_remaining{0};
+    std::uint64_t drives = 0;
+    std::uint64_t volumes_attached = 0;
+};
+
+struct event_view {
+    std::string time;      // RFC 3339 UTC with milliseconds
+    std::string node;
+    std::string severity;  // info | warning | error
+    std::string subject;   // "volume db", "drive 3f0a…", "node n1"
+    std::string text;
+};
+
+struct status_view {
+    std::string cluster_id;
+    std::string node;
+    std::string version;
+    bool store_available = true;
+    std::string store_problem;  // why not, if not
+    std::vector<node_view> nodes;
+    std::uint64_t volumes = 0, volumes_degraded = 0, volumes_attached = 0;
+    std::uint64_t pool_size_bytes = 0, pool_free_bytes = 0;
+};
+
+struct attachment_view {
+    std::string nbd_uri;  // whole-volume export
+    std::uint64_t epoch = 0;
+};
+
+class service {
+public:
+    virtual ~service() = default;
+
+    // Volumes; the first group is what Docker calls.
+    /// Idempotent cluster-wide: an existing volume is left as it is, whatever the options say (docker-plugin.md 3.3).
+    virtual status create_volume(const std::string& name, const volume_options& options) = 0;
+    /// Errors: not_found, busy (attached; names the node).
+    virtual status remove_volume(const std::string& name) = 0;
+    /// Attach, format if and only if the record says never formatted and blkid finds nothing, mount; count the
+    /// reference before answering. Returns the path for the container.
+    virtual result<std::string> mount_volume(const std::string& name, const std::string& mount_id) = 0;
+    virtual status unmount_volume(const std::string& name, const std::string& mount_id) = 0;
+    /// A volume that is not there is no error but nullopt; an error means "cannot know" and the Docker face must then
+    /// drop the connection instead of answering (docker-plugin.md 3.3).
+    virtual result<std::optional<volume_view>> get_volume(const std::string& name) = 0;
+    virtual result<std::vector<volume_view>> list_volumes() = 0;
+    /// Plugin.Activate was called: a dockerd (re)started.
+    virtual void docker_activated() = 0;
+
+    /// Attach without mounting, for administrators and tests; counts as use until detach_volume. `force` takes the
+    /// volume from a live writer (R1).
+    virtual result<attachment_view> attach_volume(const std::string& name, bool force) = 0;
+    virtual status detach_volume(const std::string& name) = 0;
+
+    // Drives, nodes, cluster.
+    /// `path` is a directory on this node. Errors: invalid_argument (a file, relative, missing), already_exists,
+    /// io_failed (read-only), no_space (full), busy (belongs to another cluster or node).
+    virtual result<drive_view> add_drive(const std::string& path) = 0;
+    /// Errors: not_found; busy while it holds replicas or is on another node. `id_or_path`: the drive's id, a unique
+    /// prefix of it (>= 4 characters) or its path on this node.
+    virtual status remove_drive(const std::string& id_or_path) = 0;
+    virtual result<std::vector<drive_view>> list_drives() = 0;
+    virtual result<std::vector<node_view>> list_nodes() = 0;
+    virtual result<status_view> cluster_status() = 0;
+    virtual result<std::vector<event_view>> list_events(std::size_t newest) = 0;  // oldest first
+};
+
+}  // namespace weft
