@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// The options of `docker volume create -o key=value` and `weft volume create`, parsed and checked.
+//
+//   size          bytes, or with a suffix (10GiB, 512m); default 10 GiB; rounded up to a whole MiB
+//   replicas      1..3, default 2
+//   min-replicas  1..replicas, default 1: writes wait rather than go on with fewer up-to-date replicas
+//   fs            ext4 | xfs, default ext4
+// Keys are matched exactly. Whether enough nodes and space exist is placement's question, not this file's. Pure.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "nbd-backend/base/result.hpp"
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/core/records.hpp"
+
+namespace weft {
+
+inline constexpr std::uint64_t volume_size_default_bytes = 10 * gib;
+inline constexpr std::uint64_t volume_size_max_bytes = 64 * tib;
+inline constexpr std::uint64_t volume_size_unit_bytes = mib;  // sizes are rounded up to a multiple of it
+inline constexpr std::uint64_t ext4_size_min_bytes = 16 * mib;
+inline constexpr std::uint64_t xfs_size_min_bytes = 300 * mib;  // mkfs.xfs(8) since xfsprogs 5.19 refuses less
+inline constexpr std::uint32_t replicas_max = 3;
+
+struct create_options {
+    std::uint64_t size_bytes = volume_size_default_bytes;  // multiple of volume_size_unit_bytes
+    std::uint32_t replicas = 2;
+    std::uint32_t min_replicas = 1;
+    fs_type fs = fs_type::ext4;
+};
+
+/// Errors: invalid_argument naming the option; an unknown one with the sorted list of those that exist.
+result<create_options> parse_create_options(const std::map<std::string, std::string>& options);
+
+}  // namespace weft

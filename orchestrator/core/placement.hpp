@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which drives get the replicas of a volume. Pure and deterministic: the same pool gives the same answer on every node.
+//
+// Laws:
+//   - replicas of one extent are on distinct nodes, each alive, on drives that are not draining;
+//   - one replica of every extent is on the creating node whenever that is possible;
+//   - thin provisioning: a pool may promise more than it has. A drive can take a replica when
+//       the replicas of *this volume* on it together are not larger than the drive, and
+//       free_bytes >= min(replica size, max(64 MiB, 2 % of the drive)): an almost full drive takes nothing new;
+//   - among those, the drive with the most headroom wins: min(free_bytes, size_bytes - promised_bytes), that is what is
+//   free
+//     now or what will be left when every promise is called in, whichever is less. Ties: fewer replicas, then node
+//     name, then drive id.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "nbd-backend/base/result.hpp"
+#include "orchestrator/core/records.hpp"
+
+namespace weft {
+
+/// A drive of the pool with what the volume records say lies on it.
+struct pool_drive {
+    drive_record record;
+    std::uint64_t promised_bytes = 0;  // sum of the sizes of the replicas on it, whether written or not
+    std::uint64_t replicas = 0;
+};
+
+/// The pool as placement wants it: every drive, with the replicas that `volumes` have on it added up.
+std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const std::vector<volume_record>& volumes);
+
+struct placement_request {
+    std::vector<std::uint64_t> extent_sizes;  // bytes, at least one
+    std::uint32_t replicas = 2;
+    node_name local;  // gets one replica of every extent if it can; empty: no preference
+};
+
+struct placed_replica {
+    drive_id drive;
+    node_name node;
+};
+
+/// For each extent its replicas, the local one first. Errors: no_quorum when fewer nodes are able to than replicas are
+/// wanted; no_space when nodes are there but their drives are too small or too full. The text says of every node why
+/// not.
+result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<pool_drive>& pool,
+                                                              const std::set<node_name>& alive,
+                                                              const placement_request& request);
+
+/// A drive for one more replica of `extent`, on none of the nodes that `extent` has replicas on and on none of `avoid`.
+/// Errors as place_volume.
+result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, const std::set<node_name>& alive,
+                                         const extent_record& extent, const std::set<drive_id>& avoid);
+
+/// The sizes of a new volume's extents: `extent_bytes` each, the last one what is left. Both > 0.
+std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes);
+
+}  // namespace weft
