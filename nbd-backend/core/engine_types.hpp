@@ -71,7 +71,7 @@ struct stretch {
 
 struct op_result {
     std::uint64_t id = 0;
-    int error = 0;                   // errno from the replica; ESHUTDOWN = fenced by a higher epoch (R5)
+    int error = 0;                   // errno from the replica; ESHUTDOWN = fenced, or its server is stopping
     std::vector<stretch> stretches;  // block_status only: at least one, from the op's offset on
 };
 
@@ -95,6 +95,9 @@ enum class link_loss : std::uint8_t {
 /// What a replica server says of itself when the link is up (from the export's description).
 struct link_hello {
     std::string boot_id;  // of the server's kernel: unflushed writes survive a restart of the server while it stays
+    /// The boot id under which the replica was fenced by its previous epoch; empty if there was none. Another one than
+    /// boot_id after an unclean detach: acknowledged, unflushed writes may be missing there (R7 must not copy from it).
+    std::string prior_boot_id;
 };
 
 /// Ask the orchestrator to commit `to` as the state of a replica (R4, R8), guarded by our epoch. The shell keeps asking

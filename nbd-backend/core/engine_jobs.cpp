@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+// Jobs: sending to replicas, collecting answers, completing (R3, R9, R10). See engine_impl.hpp.
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/core/engine_impl.hpp"
+
+namespace weft::core {
+
+namespace {
+/// An op's id: where its job stands, whose answer it is, and enough of generation and session to know a late answer.
+std::uint64_t op_id(std::uint32_t index, std::uint16_t generation, slot_index to, std::uint64_t session) {
+    return (std::uint64_t{index} << 32) | (std::uint64_t{generation} << 16) | ((session & 0xfff) << 4) | to;
+}
+static_assert(max_slots <= 16, "an op's id has four bits for the slot");
+
+constexpr bool is_change(op_kind kind) {
+    return kind == op_kind::write || kind == op_kind::zero || kind == op_kind::trim;
+}
+}  // namespace
+
+std::uint32_t engine::impl::new_job(op_kind kind, job_owner owner, std::uint64_t offset, std::uint32_t length,
+                                    std::byte* data) {
+    std::uint32_t index = 0;
+    if (free_jobs_.empty()) {
+        index = static_cast<std::uint32_t>(jobs_.size());
+        INVARIANT(index < copy_owner, "too many requests in flight");
+        jobs_.emplace_back();
+    } else {
+        index = free_jobs_.back();
+        free_jobs_.pop_back();
+    }
+    job& it = jobs_[index];
+    it.owner = owner;
+    it.phase = job_phase::running;
+    it.kind = kind;
+    it.fua = false;
+    it.claimed = false;
+    it.in_flight = it.owed = it.tried = it.answered = 0;
+    ++it.generation;
+    it.error = 0;
+    it.offset = offset;
+    it.length = length;
+    it.data = data;
+    it.cookie = nullptr;
+    it.copy = nobody;
+    return index;
+}
+
+slot_mask engine::impl::required_slots() const {
+    slot_mask all = 0;
+    for (std::size_t i = 0; i < max_slots; ++i)
+        if (slots_[i].used && required(slots_[i])) all |= bit(i);
+    return all;
+}
+
+/// Where changes go now: everybody required, and everybody who is being resynced (R8).
+slot_mask engine::impl::writable() const {
+    slot_mask all = 0;
+    for (std::size_t i = 0; i < max_slots; ++i)
+        if (slots_[i].used && (required(slots_[i]) || slots_[i].syncing)) all |= bit(i);
+    return all;
+}
+
+/// E4. A replica with a pending proposal may already be outdated in the record, or not yet up_to_date there.
+slot_mask engine::impl::readable() const {
+    slot_mask all = 0;
+    for (std::size_t i = 0; i < max_slots; ++i) {
+        const slot& it = slots_[i];
+        if (it.used && !it.removed && it.member.state == replica_state::up_to_date && it.proposal == 0 &&
+            it.link == link_state::up && !it.suspect)
+            all |= bit(i);
+    }
+    return all;
+}
+
+/// Is there an up_to_date replica besides `tried` that may become reachable again?
+bool engine::impl::readable_later(slot_mask tried) const {
+    for (std::size_t i = 0; i < max_slots; ++i)
+        if (slots_[i].used && slots_[i].member.state == replica_state::up_to_date && (tried & bit(i)) == 0)
+            return true;
+    return false;
+}
+
+/// Runs a job whose claim, if it needs one, is held.
+void engine::impl::run(std::uint32_t index, actions& out) {
+    job& it = jobs_[index];
+    it.phase = job_phase::running;
+    if (over()) {
+        finish_if_idle(index, out);
+        return;
+    }
+    if (it.claimed && !recovered(it.offset, it.length)) {
+        // R7: equal first. The copy needs the range's claim, so this job gives its own up and queues again after it.
+        locks_.release(it.claim, granted_);
+        it.claimed = false;
+        want_recovered(index);
+        return;
+    }
+    if (it.kind == op_kind::read || it.kind == op_kind::block_status)
+        run_read(index, out);
+    else if (it.kind != op_kind::flush)
+        run_change(index, writable(), out);
+    else
+        run_change(index, it.owner == job_owner::promotion ? bit(it.copy) : required_slots(), out);
+}
+
+/// Sends a change or flush to `targets`. A required replica that cannot be reached now is owed the change (R4); one that
+/// is only being resynced and cannot be reached will be copied to again.
+void engine::impl::run_change(std::uint32_t index, slot_mask targets, actions& out) {
+    for (slot_index i = 0; i < max_slots; ++i) {
+        if ((targets & bit(i)) == 0) continue;
+        const slot& to = slots_[i];
+        const bool demoting = to.proposal != 0 && to.proposed < replica_state::up_to_date;
+        if (to.link == link_state::up && !(required(to) && demoting))
+            send(index, i, out);
+        else if (required(to))
+            owe(index, i);
+    }
+    finish_if_idle(index, out);
+}
+
+/// R10: one source, the local one when there is one, else the one with the fewest ops in flight.
+void engine::impl::run_read(std::uint32_t index, actions& out) {
+    job& it = jobs_[index];
+    const slot_mask candidates = readable() & static_cast<slot_mask>(~it.tried);
+    if (candidates == 0) {
+        if (it.tried != 0 && !readable_later(it.tried)) {
+            finish(index, out);  // every replica that could have it says that it cannot be read
+            return;
+        }
+        it.phase = job_phase::reading_later;
+        reads_later_.push_back(index);
+        return;
+    }
+    slot_index best = max_slots;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        if ((candidates & bit(i)) == 0) continue;
+        if (slots_[i].member.local) {
+            best = i;
+            break;
+        }
+        if (best == max_slots || slots_[i].flight.size < slots_[best].flight.size) best = i;
+    }
+    it.phase = job_phase::running;
+    send(index, best, out);
+}
+
+void engine::impl::retry_reads(actions& out) {
+    for (const std::uint32_t index : std::exchange(reads_later_, {})) run_read(index, out);
+}
+
+void engine::impl::append(job_list& list, std::uint32_t index, slot_index of) {
+    job& it = jobs_[index];
+    it.previous[of] = list.tail;
+    it.next[of] = nobody;
+    if (list.tail == nobody)
+        list.head = index;
+    else
+        jobs_[list.tail].next[of] = index;
+    list.tail = index;
+    ++list.size;
+}
+
+void engine::impl::unlink(job_list& list, std::uint32_t index, slot_index of) {
+    const job& it = jobs_[index];
+    if (it.previous[of] == nobody)
+        list.head = it.next[of];
+    else
+        jobs_[it.previous[of]].next[of] = it.next[of];
+    if (it.next[of] == nobody)
+        list.tail = it.previous[of];
+    else
+        jobs_[it.next[of]].previous[of] = it.previous[of];
+    --list.size;
+}
+
+void engine::impl::send(std::uint32_t index, slot_index to, actions& out) {
+    job& it = jobs_[index];
+    slot& target = slots_[to];
+    INVARIANT(target.link == link_state::up, "op for {} without a link", describe(to));
+    INVARIANT(((it.in_flight | it.owed) & bit(to)) == 0, "two ops of one job for {}", describe(to));
+    it.in_flight |= bit(to);
+    it.sent_at[to] = now_;
+    it.flush_mark[to] = target.changes_done;
+    append(target.flight, index, to);
+    out.send.push_back({to, target.session, op_id(index, it.generation, to, target.session), it.kind, it.fua,
+                        it.offset, it.length, it.data});
+}
+
+void engine::impl::owe(std::uint32_t index, slot_index to) {
+    job& it = jobs_[index];
+    INVARIANT(((it.in_flight | it.owed) & bit(to)) == 0, "{} owed twice", describe(to));
+    it.owed |= bit(to);
+    append(slots_[to].owed, index, to);
+    ++owed_total_;
+}
+
+void engine::impl::on_op_done(op_result what, actions& out) {
+    const auto index = static_cast<std::uint32_t>(what.id >> 32);
+    const auto from = static_cast<slot_index>(what.id & 0xf);
+    if (index >= jobs_.size() || from >= max_slots) return;
+    job& it = jobs_[index];
+    slot& source = slots_[from];
+    if ((it.in_flight & bit(from)) == 0 || what.id != op_id(index, it.generation, from, source.session)) return;
+    unlink(source.flight, index, from);
+    it.in_flight &= static_cast<slot_mask>(~bit(from));
+    if (what.error != 0) {
+        on_op_failed(index, from, what.error, out);
+        return;
+    }
+    it.answered |= bit(from);
+    source.backoff = config_.retry_min;
+    if (is_change(it.kind) && !it.fua) ++source.changes_done;
+    if (it.kind == op_kind::flush) source.changes_flushed = std::max(source.changes_flushed, it.flush_mark[from]);
+    last_stretches_ = std::move(what.stretches);
+    finish_if_idle(index, out);
+}
+
+/// A replica answered with an error. A read goes elsewhere (R10); a change makes it a failed replica (R4).
+void engine::impl::on_op_failed(std::uint32_t index, slot_index from, int error, actions& out) {
+    job& it = jobs_[index];
+    slot& source = slots_[from];
+    const std::string text = std::generic_category().message(error);
+    if (over()) {
+        finish_if_idle(index, out);
+        return;
+    }
+    if (error == ESHUTDOWN) {
+        // Either a higher epoch fenced us or nbdkit is being stopped (it answers ESHUTDOWN then): the next hello tells
+        // which, so this is a lost link and not yet R5.
+        if (required(source) && it.kind != op_kind::read && it.kind != op_kind::block_status) owe(index, from);
+        fail_link(from, "shut down", out);
+        if (it.kind == op_kind::read || it.kind == op_kind::block_status)
+            run_read(index, out);
+        else
+            finish_if_idle(index, out);
+        return;
+    }
+    if (it.kind == op_kind::read || it.kind == op_kind::block_status) {
+        note(out, notice::level::warning,
+             fmt::format("{}: {} bytes at {} cannot be read: {}; reading another replica", describe(from), it.length,
+                         it.offset, text));
+        it.tried |= bit(from);
+        it.error = error;
+        run_read(index, out);
+        return;
+    }
+    const bool needed = required(source);
+    if (needed) owe(index, from);
+    source.demote_at = needed ? now_ : never;
+    if (!needed) {
+        source.resync_at = now_ + source.resync_backoff;
+        source.resync_backoff = std::min(source.resync_backoff * 2, resync_backoff_max);
+    }
+    fail_link(from, fmt::format("refused a change of {} bytes at {}: {}", it.length, it.offset, text), out);
+    finish_if_idle(index, out);
+}
+
+void engine::impl::finish_if_idle(std::uint32_t index, actions& out) {
+    const job& it = jobs_[index];
+    if (it.in_flight == 0 && it.owed == 0 && it.phase != job_phase::idle) finish(index, out);
+}
+
+/// Nobody works on the job any more: gives its claim back and tells its owner.
+void engine::impl::finish(std::uint32_t index, actions& out) {
+    job& it = jobs_[index];
+    INVARIANT(it.in_flight == 0 && it.owed == 0, "job finished while replicas work on it");
+    it.phase = job_phase::idle;
+    if (it.claimed) locks_.release(it.claim, granted_);
+    it.claimed = false;
+    if ((it.kind == op_kind::read || it.kind == op_kind::block_status) && it.answered != 0) it.error = 0;
+    if (it.kind == op_kind::flush && it.owner != job_owner::promotion && it.answered == 0 && !over() && it.error == 0) {
+        // Every replica that it was sent to was demoted, so another one was promoted meanwhile: flush that one.
+        it.phase = job_phase::running;
+        run(index, out);
+        return;
+    }
+    switch (it.owner) {
+        case job_owner::application: complete_application(it, out); break;
+        case job_owner::copy: {
+            std::vector<stretch> stretches = std::exchange(last_stretches_, {});
+            on_copy_job(it.copy, it, stretches, out);
+            break;
+        }
+        case job_owner::promotion:
+            on_promotion_flushed(static_cast<slot_index>(it.copy), it.answered != 0 ? 0 : EIO, out);
+            break;
+        case job_owner::detach:
+            if (!over()) state_ = engine_state::detached;
+            break;
+    }
+    free_jobs_.push_back(index);
+}
+
+void engine::impl::complete_application(job& it, actions& out) {
+    --application_jobs_;
+    int error = it.error;
+    if (state_ == engine_state::lost)
+        error = EIO;
+    else if (state_ == engine_state::fenced)
+        error = ESHUTDOWN;  // R5: never an acknowledgement afterwards
+    // E1's other half: a change that no replica has answered must never be acknowledged.
+    if (error == 0 && it.answered == 0) error = EIO;
+    if (error == 0 && it.kind == op_kind::read) {
+        ++reads_;
+        read_bytes_ += it.length;
+        for (slot_index i = 0; i < max_slots; ++i)
+            if ((it.tried & bit(i)) != 0 && serving()) repairs_.push_back({i, it.offset, it.length});
+    } else if (error == 0 && is_change(it.kind)) {
+        ++writes_;
+        written_bytes_ += it.length;
+    }
+    out.complete.push_back({it.cookie, error});
+}
+
+}  // namespace weft::core

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+// Links, fencing (R2), hold-record-release (R4), proposals, membership. See engine_impl.hpp.
+//
+// A required replica whose link is lost (time runs down):
+//
+//   lost ──▶ what it had in flight is owed ──▶ back within the reconnect window, same kernel ──▶ owed ops are sent again
+//                                          └─▶ window over, refused or hung ──▶ propose `outdated`
+//                                                 committed ──▶ owed ops released, later: resync (R8)
+//                                                 refused   ──▶ still owed; asked again
+//                                                 no answer ──▶ still owed: I/O holds (R4)
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/core/engine_impl.hpp"
+
+namespace weft::core {
+
+/// R3's "every replica that the record calls up_to_date", and one that is about to be called so.
+bool engine::impl::required(const slot& it) const {
+    return it.member.state == replica_state::up_to_date || it.promoting;
+}
+
+void engine::impl::connect(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    it.retry_at = never;
+    if (over() || it.removed || it.member.state == replica_state::failed) return;
+    it.link = link_state::connecting;
+    ++it.session;
+    out.links.push_back({link_action::connect, index, it.session});
+}
+
+void engine::impl::fail_link(slot_index index, std::string why, actions& out) {
+    slot& it = slots_[index];
+    if (it.link == link_state::down || it.link == link_state::closing) return;
+    it.link = link_state::closing;
+    it.trouble = std::move(why);
+    out.links.push_back({link_action::disconnect, index, it.session});
+}
+
+void engine::impl::on_link_up(slot_index index, const link_hello& hello, actions& out) {
+    slot& it = slots_[index];
+    it.link = link_state::up;
+    it.trouble.clear();
+    const bool known = !it.boot_id.empty();
+    bool rebooted = known && it.boot_id != hello.boot_id;
+    if (!known && !config_.clean) rebooted = !hello.prior_boot_id.empty() && hello.prior_boot_id != hello.boot_id;
+    it.boot_id = hello.boot_id;
+    if (over()) {
+        fail_link(index, "the engine has ended", out);
+        return;
+    }
+    if (required(it)) {
+        on_required_link_up(index, rebooted, out);
+    } else {
+        it.demote_at = never;
+        consider_resync(index, out);
+    }
+    retry_reads(out);
+    consider_demotions(out);
+}
+
+void engine::impl::on_required_link_up(slot_index index, bool rebooted, actions& out) {
+    slot& it = slots_[index];
+    if (state_ == engine_state::fencing) {
+        it.suspect = rebooted;
+        it.demote_at = never;
+        consider_serving(out);
+        return;
+    }
+    if (it.proposal != 0) return;  // its result decides what becomes of the owed ops
+    const bool lost_changes = rebooted && it.changes_done > it.changes_flushed;
+    if (lost_changes) {
+        on_rebooted(index, out);
+        return;
+    }
+    it.demote_at = never;
+    resend_owed(index, out);
+}
+
+/// A required replica is back under another kernel, and changes that it had acknowledged were not flushed: they may be
+/// gone. Demote it if that is allowed; else make it equal again from a replica that has them; else they are lost.
+void engine::impl::on_rebooted(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    it.changes_done = it.changes_flushed = 0;
+    if (may_demote(index)) {
+        propose(index, replica_state::outdated, "its host restarted before acknowledged writes were flushed", out);
+        return;
+    }
+    it.demote_at = never;
+    it.suspect = true;
+    const bool source_left = std::any_of(slots_.begin(), slots_.end(), [](const slot& other) {
+        return other.used && other.member.state == replica_state::up_to_date && !other.suspect;
+    });
+    if (!source_left) {
+        fail_everything(engine_state::lost,
+                        fmt::format("{}: its host restarted before acknowledged writes were flushed, and no other "
+                                    "up_to_date replica has them; attach the volume again",
+                                    describe(index)),
+                        out);
+        return;
+    }
+    note(out, notice::level::warning,
+         fmt::format("{}: its host restarted before acknowledged writes were flushed; recovering it", describe(index)));
+    begin_recovery(out);
+    resend_owed(index, out);
+}
+
+/// The session goes on counting: the servers would refuse a smaller one under the same epoch.
+void engine::impl::free_slot(slot& it) {
+    const std::uint64_t session = it.session;
+    it = slot{};
+    it.session = session;
+}
+
+void engine::impl::on_link_down(slot_index index, link_loss loss, actions& out) {
+    slot& it = slots_[index];
+    it.link = link_state::down;
+    if (loss == link_loss::fenced && !over())
+        fail_everything(engine_state::fenced, describe(index) + ": a higher epoch has fenced us (R5)", out);
+    if (it.trouble.empty()) it.trouble = loss == link_loss::unusable ? "does not have the replica" : "connection lost";
+
+    if (it.promoting && it.proposal == 0) it.promoting = false;  // nobody was told yet: simply not required any more
+    if (it.syncing && !it.promoting) stop_resync(index);
+    retire_flight(index, out);
+    if (over()) return;
+    if (!required(it)) release_owed(index, out);
+
+    if (it.removed) {
+        free_slot(it);
+        return;
+    }
+    it.retry_at = now_ + it.backoff;
+    it.backoff = std::min(it.backoff * 2, config_.retry_max);
+    if (required(it)) {
+        if (loss == link_loss::unusable && serving()) it.demote_at = std::min(it.demote_at, now_);
+        if (it.demote_at == never) it.demote_at = now_ + config_.reconnect_window;
+    }
+    consider_demotions(out);
+}
+
+/// The link is down: what it had in flight is owed, goes elsewhere, or does not matter any more.
+void engine::impl::retire_flight(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    while (it.flight.head != nobody) {
+        const std::uint32_t which = it.flight.head;
+        job& work = jobs_[which];
+        unlink(it.flight, which, index);
+        work.in_flight &= static_cast<slot_mask>(~bit(index));
+        if (over()) {
+            finish_if_idle(which, out);
+        } else if (work.kind == op_kind::read || work.kind == op_kind::block_status) {
+            run_read(which, out);
+        } else {
+            if (required(it)) owe(which, index);
+            finish_if_idle(which, out);
+        }
+    }
+}
+
+void engine::impl::release_owed(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    while (it.owed.head != nobody) {
+        const std::uint32_t which = it.owed.head;
+        unlink(it.owed, which, index);
+        --owed_total_;
+        jobs_[which].owed &= static_cast<slot_mask>(~bit(index));
+        finish_if_idle(which, out);
+    }
+}
+
+void engine::impl::resend_owed(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    if (it.link != link_state::up) return;
+    while (it.owed.head != nobody) {
+        const std::uint32_t which = it.owed.head;
+        unlink(it.owed, which, index);
+        --owed_total_;
+        jobs_[which].owed &= static_cast<slot_mask>(~bit(index));
+        send(which, index, out);
+    }
+}
+
+/// E6.
+bool engine::impl::may_demote(slot_index index) const {
+    std::uint32_t others = 0;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        const slot& it = slots_[i];
+        if (i != index && it.used && !it.removed && it.member.state == replica_state::up_to_date &&
+            it.proposal == 0 && it.link == link_state::up && !it.suspect)
+            ++others;
+    }
+    return others >= std::max(config_.min_replicas, 1U);
+}
+
+void engine::impl::consider_demotions(actions& out) {
+    if (over() || state_ == engine_state::detached) return;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        slot& it = slots_[i];
+        if (!it.used || it.removed || it.proposal != 0 || !required(it)) continue;
+        const bool restarted = state_ == engine_state::fencing && it.suspect && it.link == link_state::up;
+        if (it.member.state != replica_state::up_to_date) continue;  // promoting: the record does not trust it yet
+        const bool due = it.link != link_state::up && it.demote_at <= now_;
+        if ((due || restarted) && may_demote(i))
+            propose(i, replica_state::outdated,
+                    restarted ? "its host restarted while the volume was in use" : it.trouble, out);
+    }
+}
+
+void engine::impl::propose(slot_index index, replica_state to, std::string reason, actions& out) {
+    slot& it = slots_[index];
+    INVARIANT(it.proposal == 0, "{}: two proposals at a time", describe(index));
+    if (reason.empty()) reason = "cannot be reached";
+    it.proposal = next_proposal_++;
+    it.proposed = to;
+    out.propose.push_back({it.proposal, index, to, std::move(reason)});
+}
+
+void engine::impl::on_proposal_result(std::uint64_t id, proposal_outcome outcome, actions& out) {
+    for (slot_index i = 0; i < max_slots; ++i) {
+        slot& it = slots_[i];
+        if (!it.used || it.proposal != id || id == 0) continue;
+        it.proposal = 0;
+        switch (outcome) {
+            case proposal_outcome::fenced:
+                fail_everything(engine_state::fenced, "the record names another epoch (R5)", out);
+                return;
+            case proposal_outcome::committed: on_committed(i, it.proposed, out); break;
+            case proposal_outcome::refused: on_refused(i, it.proposed, out); break;
+        }
+        retry_reads(out);
+        consider_demotions(out);
+        return;
+    }
+}
+
+void engine::impl::on_committed(slot_index index, replica_state to, actions& out) {
+    slot& it = slots_[index];
+    it.member.state = to;
+    if (to == replica_state::up_to_date) {
+        it.promoting = false;
+        it.resync_backoff = resync_backoff_min;
+        stop_resync(index);
+        note(out, notice::level::info, describe(index) + " is up_to_date");
+        // It may have been lost while the proposal was on its way: from here on it is any required replica (R4).
+        if (it.link == link_state::up) resend_owed(index, out);
+        return;
+    }
+    if (to == replica_state::inconsistent) {
+        begin_resync(index, out);
+        return;
+    }
+    it.promoting = false;
+    it.suspect = false;
+    it.demote_at = never;
+    stop_resync(index);
+    release_owed(index, out);
+    note(out, notice::level::warning, describe(index) + " is " + std::string(weft::to_string(to)));
+    consider_serving(out);
+    if (serving()) consider_resync(index, out);
+}
+
+void engine::impl::on_refused(slot_index index, replica_state to, actions& out) {
+    slot& it = slots_[index];
+    if (to < replica_state::up_to_date && required(it)) {
+        // Still required. Reachable: it gets what it is owed. Else ask again after another window.
+        it.demote_at = it.link == link_state::up ? never : now_ + config_.reconnect_window;
+        resend_owed(index, out);
+        return;
+    }
+    it.promoting = false;
+    stop_resync(index);
+    release_owed(index, out);
+    fail_link(index, "the record refused its new state", out);
+}
+
+/// R2: not one byte before every replica that the record calls up_to_date is fenced.
+void engine::impl::consider_serving(actions& out) {
+    if (state_ != engine_state::fencing) return;
+    std::uint32_t fenced = 0;
+    std::uint32_t trusted = 0;
+    for (const slot& it : slots_) {
+        if (!it.used || !required(it)) continue;
+        if (it.link != link_state::up || it.proposal != 0) return;
+        ++fenced;
+        if (!it.suspect) ++trusted;
+    }
+    if (fenced == 0) return;
+    if (trusted == 0) {
+        // All hosts restarted: nothing unflushed is left anywhere, any of them has what was flushed (law 1).
+        for (slot& it : slots_) it.suspect = false;
+    } else if (trusted < fenced && trusted >= std::max(config_.min_replicas, 1U)) {
+        return;  // consider_demotions() proposes to demote those that restarted
+    }
+    state_ = engine_state::serving;
+    if (!config_.clean && fenced > 1) begin_recovery(out);
+    note(out, notice::level::info, fmt::format("serving from {} up_to_date replica{}", fenced, fenced == 1 ? "" : "s"));
+    for (const std::uint32_t index : std::exchange(parked_, {})) admit(index, out);
+    for (slot_index i = 0; i < max_slots; ++i)
+        if (slots_[i].used && !required(slots_[i])) consider_resync(i, out);
+}
+
+void engine::impl::on_membership(const std::vector<replica_member>& members, actions& out) {
+    if (over()) return;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        slot& it = slots_[i];
+        if (!it.used || it.removed) continue;
+        const bool listed = std::any_of(members.begin(), members.end(),
+                                        [&](const replica_member& m) { return m.id == it.member.id; });
+        if (listed) continue;
+        it.removed = true;
+        it.promoting = false;
+        it.member.state = replica_state::failed;
+        it.proposal = 0;
+        stop_resync(i);
+        release_owed(i, out);
+        if (it.link == link_state::down)
+            free_slot(it);
+        else
+            fail_link(i, "removed from the record", out);
+    }
+    for (const replica_member& member : members) {
+        const bool known = std::any_of(slots_.begin(), slots_.end(), [&](const slot& it) {
+            return it.used && !it.removed && it.member.id == member.id;
+        });
+        if (known) continue;
+        const auto free = std::find_if(slots_.begin(), slots_.end(), [](const slot& it) { return !it.used; });
+        if (free == slots_.end()) {
+            note(out, notice::level::warning, "no slot is free for replica " + member.id.str());
+            continue;
+        }
+        free->used = true;
+        free->member = member;
+        free->backoff = config_.retry_min;
+        connect(static_cast<slot_index>(free - slots_.begin()), out);
+    }
+    consider_serving(out);
+}
+
+}  // namespace weft::core
