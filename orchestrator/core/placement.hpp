@@ -8,8 +8,7 @@
 //       the replicas of *this volume* on it together are not larger than the drive, and
 //       free_bytes >= min(replica size, max(64 MiB, 2 % of the drive)): an almost full drive takes nothing new;
 //   - among those, the drive with the most headroom wins: min(free_bytes, size_bytes - promised_bytes), that is what is
-//   free
-//     now or what will be left when every promise is called in, whichever is less. Ties: fewer replicas, then node
+//     free now or what is left when every promise is called in, whichever is less. Ties: fewer replicas, then node
 //     name, then drive id.
 #pragma once
 

@@ -3,16 +3,13 @@
 // the file must not be on a network file system: https://www.sqlite.org/wal.html).
 //
 // Invariants:
-//   - WAL with synchronous=FULL: an answered commit survives kill -9 of everybody and power loss (wal.html,
-//   pragma.html).
+//   - WAL with synchronous=FULL: an answered commit survives kill -9 of everybody and power loss (pragma.html).
 //   - A commit is one BEGIN IMMEDIATE transaction: expectations are read and changes made under SQLite's write lock.
 //   - The file is created by open_sqlite_store only, never afterwards: were it moved away, an empty one in its place
-//   would
-//     say "no volume exists". Every call compares (device, inode) of the path with what is open; if they differ the
-//     answer is unavailable and nothing is written to the moved file; when a file is back at the path it is opened
-//     afresh, and refused if it holds another store (store_id) or has gone back to an older revision.
-//   - Leases are measured in CLOCK_BOOTTIME with the kernel's boot id: no wall clock; a lease of another boot is
-//   expired.
+//     would say "no volume exists". Every call compares (device, inode) of the path with what is open; if they differ
+//     the answer is unavailable and nothing is written to the moved file. When a file is back at the path it is opened
+//     afresh, and refused if it is another store or an older copy (its revision fell).
+//   - Leases are measured in CLOCK_BOOTTIME with the kernel's boot id: no wall clock; another boot's lease is expired.
 // Thread rule: one connection behind one mutex; wait_beyond waits outside of it. Must not be used across fork().
 #pragma once
 

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/core/records.hpp"
+
+#include <boost/json.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <set>
+
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/core/json_fields.hpp"
+#include "orchestrator/core/names.hpp"
+
+namespace weft {
+
+namespace json = boost::json;
+namespace fields = json_fields;
+
+namespace {
+
+constexpr std::size_t replicas_per_extent_max = 8;  // the engine's slots
+constexpr std::uint32_t replicas_wanted_max = 3;
+
+template <typename Integer>
+constexpr std::uint64_t max_of = std::numeric_limits<Integer>::max();
+
+/// The text of `field`, refused unless `check` accepts it; its complaint is repeated.
+template <typename Check>
+result<std::string> checked_text(const json::object& object, std::string_view field, Check check) {
+    TRY_ASSIGN(std::string found, fields::text(object, field));
+    if (const auto good = check(found); good.has_error()) return fields::wrong(field, "is wrong: " + good.error().text);
+    return found;
+}
+
+json::object to_json(const replica_record& replica) {
+    return {{"id", replica.id.str()},       {"node", replica.node.str()},
+            {"drive", replica.drive.str()}, {"state", to_string(replica.state)},
+            {"created", replica.created},   {"born_equal", replica.born_equal}};
+}
+
+json::object to_json(const extent_record& extent) {
+    json::array replicas;
+    for (const auto& replica : extent.replicas) replicas.push_back(to_json(replica));
+    return {{"size_bytes", extent.size_bytes}, {"replicas", std::move(replicas)}};
+}
+
+result<replica_record> decode_replica(const json::value& value) {
+    if (!value.is_object()) return fields::wrong("replicas", "has an element that is not an object");
+    const auto& object = value.get_object();
+    TRY(fields::expect_fields(object, {"id", "node", "drive", "state", "created", "born_equal"}));
+    replica_record replica;
+    TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
+    replica.id = replica_id{std::move(id)};
+    TRY_ASSIGN(std::string node, checked_text(object, "node", check_node_name));
+    replica.node = node_name{std::move(node)};
+    TRY_ASSIGN(std::string drive, fields::uuid(object, "drive"));
+    replica.drive = drive_id{std::move(drive)};
+    TRY_ASSIGN(const std::string state, fields::text(object, "state"));
+    TRY_ASSIGN(replica.state, parse_replica_state(state));
+    TRY_ASSIGN(replica.created, fields::boolean(object, "created"));
+    TRY_ASSIGN(replica.born_equal, fields::boolean(object, "born_equal"));
+    return replica;
+}
+
+result<extent_record> decode_extent(const json::value& value) {
+    if (!value.is_object()) return fields::wrong("extents", "has an element that is not an object");
+    const auto& object = value.get_object();
+    TRY(fields::expect_fields(object, {"size_bytes", "replicas"}));
+    extent_record extent;
+    TRY_ASSIGN(extent.size_bytes, fields::number(object, "size_bytes"));
+    TRY_ASSIGN(const auto* replicas, fields::array(object, "replicas"));
+    for (const auto& element : *replicas) {
+        TRY_ASSIGN(auto replica, decode_replica(element));
+        extent.replicas.push_back(std::move(replica));
+    }
+    return extent;
+}
+
+/// The part of decode_volume that concerns the file system and the writer.
+status decode_use(const json::object& object, volume_record& record) {
+    TRY_ASSIGN(const std::string fs, fields::text(object, "fs"));
+    const auto type = parse_fs_type(fs);
+    if (type.has_error()) return fields::wrong("fs", "is wrong: " + type.error().text);
+    record.fs = *type;
+    TRY_ASSIGN(record.fs_uuid, fields::uuid(object, "fs_uuid"));
+    TRY_ASSIGN(record.formatted, fields::boolean(object, "formatted"));
+    TRY_ASSIGN(record.epoch, fields::number(object, "epoch"));
+    TRY_ASSIGN(std::string writer, checked_text(object, "writer", [](const std::string& name) {
+                   return name.empty() ? ok() : check_node_name(name);
+               }));
+    record.writer = node_name{std::move(writer)};
+    TRY_ASSIGN(record.clean, fields::boolean(object, "clean"));
+    return ok();
+}
+
+result<volume_record> decode_volume_object(const json::object& object) {
+    TRY(fields::expect_fields(object, {"name", "id", "size_bytes", "fs", "fs_uuid", "formatted", "replicas_wanted",
+                                       "min_replicas", "epoch", "writer", "clean", "created_at", "extents"}));
+    volume_record record;
+    TRY_ASSIGN(record.name, checked_text(object, "name", check_volume_name));
+    TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
+    record.id = volume_id{std::move(id)};
+    TRY_ASSIGN(record.size_bytes, fields::number(object, "size_bytes"));
+    TRY_ASSIGN(const auto wanted, fields::number(object, "replicas_wanted", max_of<std::uint32_t>));
+    record.replicas_wanted = static_cast<std::uint32_t>(wanted);
+    TRY_ASSIGN(const auto min_replicas, fields::number(object, "min_replicas", max_of<std::uint32_t>));
+    record.min_replicas = static_cast<std::uint32_t>(min_replicas);
+    TRY(decode_use(object, record));
+    TRY_ASSIGN(record.created_at, fields::text(object, "created_at"));
+    TRY_ASSIGN(const auto* extents, fields::array(object, "extents"));
+    for (const auto& element : *extents) {
+        TRY_ASSIGN(auto extent, decode_extent(element));
+        record.extents.push_back(std::move(extent));
+    }
+    TRY(check(record));
+    return record;
+}
+
+result<drive_record> decode_drive_object(const json::object& object) {
+    TRY(fields::expect_fields(object, {"id", "node", "path", "host", "port", "size_bytes", "free_bytes", "draining"}));
+    drive_record record;
+    TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
+    record.id = drive_id{std::move(id)};
+    TRY_ASSIGN(std::string node, checked_text(object, "node", check_node_name));
+    record.node = node_name{std::move(node)};
+    TRY_ASSIGN(record.path, checked_text(object, "path", parse_drive_path));
+    TRY_ASSIGN(record.host, checked_text(object, "host", check_host));
+    TRY_ASSIGN(const auto port, fields::number(object, "port", max_of<std::uint16_t>));
+    record.port = static_cast<std::uint16_t>(port);
+    TRY_ASSIGN(record.size_bytes, fields::number(object, "size_bytes"));
+    TRY_ASSIGN(record.free_bytes, fields::number(object, "free_bytes"));
+    TRY_ASSIGN(record.draining, fields::boolean(object, "draining"));
+    return record;
+}
+
+result<node_record> decode_node_object(const json::object& object) {
+    TRY(fields::expect_fields(object, {"name", "host", "version"}));
+    node_record record;
+    TRY_ASSIGN(std::string name, checked_text(object, "name", check_node_name));
+    record.name = node_name{std::move(name)};
+    TRY_ASSIGN(record.host, checked_text(object, "host", check_host));
+    TRY_ASSIGN(record.version, fields::text(object, "version"));
+    return record;
+}
+
+result<trash_record> decode_trash_object(const json::object& object) {
+    TRY(fields::expect_fields(object, {"id", "drive", "node", "volume"}));
+    trash_record record;
+    TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
+    record.id = replica_id{std::move(id)};
+    TRY_ASSIGN(std::string drive, fields::uuid(object, "drive"));
+    record.drive = drive_id{std::move(drive)};
+    TRY_ASSIGN(std::string node, checked_text(object, "node", check_node_name));
+    record.node = node_name{std::move(node)};
+    TRY_ASSIGN(record.volume, checked_text(object, "volume", check_volume_name));
+    return record;
+}
+
+result<cluster_record> decode_cluster_object(const json::object& object) {
+    TRY(fields::expect_fields(object, {"id"}));
+    cluster_record record;
+    TRY_ASSIGN(record.id, fields::uuid(object, "id"));
+    return record;
+}
+
+/// Parses and decodes; errors say which kind of record it was.
+template <typename Record>
+result<Record> decode(std::string_view kind, std::string_view text, result<Record> (*from)(const json::object&)) {
+    auto object = fields::parse_object(text);
+    if (object.has_error()) return object.error().within(kind);
+    auto record = from(*object);
+    if (record.has_error()) return record.error().within(kind);
+    return record;
+}
+
+status check_extent(const extent_record& extent, std::size_t index) {
+    const auto broken = [&](std::string_view what) {
+        return error{errc::corrupt, fmt::format("extent {} {}", index, what)};
+    };
+    if (extent.size_bytes == 0 || extent.size_bytes % block_bytes != 0)
+        return broken(
+            fmt::format("has {} bytes, which is not a positive multiple of {}", extent.size_bytes, block_bytes));
+    if (extent.replicas.empty() || extent.replicas.size() > replicas_per_extent_max)
+        return broken(fmt::format("has {} replicas, not 1 to {}", extent.replicas.size(), replicas_per_extent_max));
+    std::set<drive_id> drives;
+    for (const auto& replica : extent.replicas)
+        if (!drives.insert(replica.drive).second)
+            return broken(fmt::format("has two replicas on drive {}", printable(replica.drive.str())));
+    return ok();
+}
+
+}  // namespace
+
+std::string_view to_string(fs_type fs) noexcept {
+    switch (fs) {
+        case fs_type::ext4: return "ext4";
+        case fs_type::xfs: return "xfs";
+    }
+    return "unknown";
+}
+
+result<fs_type> parse_fs_type(std::string_view text) {
+    if (text == "ext4") return fs_type::ext4;
+    if (text == "xfs") return fs_type::xfs;
+    return error{errc::invalid_argument,
+                 fmt::format("'{}' is not a file system that Weft makes: write ext4 or xfs", printable(text))};
+}
+
+bool volume_record::ready() const {
+    return std::all_of(extents.begin(), extents.end(), [](const extent_record& extent) {
+        return std::all_of(extent.replicas.begin(), extent.replicas.end(),
+                           [](const replica_record& replica) { return replica.created; });
+    });
+}
+
+std::string encode(const volume_record& record) {
+    json::array extents;
+    for (const auto& extent : record.extents) extents.push_back(to_json(extent));
+    return json::serialize(json::object{{"name", record.name},
+                                        {"id", record.id.str()},
+                                        {"size_bytes", record.size_bytes},
+                                        {"fs", to_string(record.fs)},
+                                        {"fs_uuid", record.fs_uuid},
+                                        {"formatted", record.formatted},
+                                        {"replicas_wanted", record.replicas_wanted},
+                                        {"min_replicas", record.min_replicas},
+                                        {"epoch", record.epoch},
+                                        {"writer", record.writer.str()},
+                                        {"clean", record.clean},
+                                        {"created_at", record.created_at},
+                                        {"extents", std::move(extents)}});
+}
+
+std::string encode(const drive_record& record) {
+    return json::serialize(json::object{{"id", record.id.str()},
+                                        {"node", record.node.str()},
+                                        {"path", record.path},
+                                        {"host", record.host},
+                                        {"port", record.port},
+                                        {"size_bytes", record.size_bytes},
+                                        {"free_bytes", record.free_bytes},
+                                        {"draining", record.draining}});
+}
+
+std::string encode(const node_record& record) {
+    return json::serialize(
+        json::object{{"name", record.name.str()}, {"host", record.host}, {"version", record.version}});
+}
+
+std::string encode(const trash_record& record) {
+    return json::serialize(json::object{{"id", record.id.str()},
+                                        {"drive", record.drive.str()},
+                                        {"node", record.node.str()},
+                                        {"volume", record.volume}});
+}
+
+std::string encode(const cluster_record& record) {
+    return json::serialize(json::object{{"id", record.id}});
+}
+
+result<volume_record> decode_volume(std::string_view text) {
+    return decode<volume_record>("volume record", text, decode_volume_object);
+}
+result<drive_record> decode_drive(std::string_view text) {
+    return decode<drive_record>("drive record", text, decode_drive_object);
+}
+result<node_record> decode_node(std::string_view text) {
+    return decode<node_record>("node record", text, decode_node_object);
+}
+result<trash_record> decode_trash(std::string_view text) {
+    return decode<trash_record>("trash record", text, decode_trash_object);
+}
+result<cluster_record> decode_cluster(std::string_view text) {
+    return decode<cluster_record>("cluster record", text, decode_cluster_object);
+}
+
+// That an extent has an up_to_date replica is not checked here: a record without one must stay readable, because it is
+// what the operator's decision (R12) starts from. The transitions see to it that nothing else leads there.
+status check(const volume_record& record) {
+    const auto broken = [&](std::string_view what) {
+        return error{errc::corrupt, fmt::format("volume '{}': {}", printable(record.name), what)};
+    };
+    if (record.min_replicas < 1 || record.min_replicas > record.replicas_wanted ||
+        record.replicas_wanted > replicas_wanted_max)
+        return broken(fmt::format("1 <= min_replicas ({}) <= replicas_wanted ({}) <= {} does not hold",
+                                  record.min_replicas, record.replicas_wanted, replicas_wanted_max));
+    if (record.extents.empty()) return broken("it has no extents");
+    std::set<replica_id> ids;
+    std::uint64_t total = 0;
+    for (std::size_t i = 0; i < record.extents.size(); ++i) {
+        const auto& extent = record.extents[i];
+        if (const auto good = check_extent(extent, i); good.has_error()) return broken(good.error().text);
+        if (extent.size_bytes > max_of<std::uint64_t> - total) return broken("the extents' sizes overflow");
+        total += extent.size_bytes;
+        for (const auto& replica : extent.replicas)
+            if (!ids.insert(replica.id).second)
+                return broken(fmt::format("two replicas have the id {}", printable(replica.id.str())));
+    }
+    if (total != record.size_bytes)
+        return broken(fmt::format("its extents have {} bytes together, its size is {}", total, record.size_bytes));
+    if (record.clean && !record.writer.empty())
+        return broken(fmt::format("it is called clean while {} writes", printable(record.writer.str())));
+    if (record.epoch == 0 && (!record.writer.empty() || record.formatted || !record.clean))
+        return broken("it was never attached (epoch 0) but has a writer, a file system or unclean replicas");
+    return ok();
+}
+
+std::string volume_key(std::string_view name) {
+    return "volumes/" + std::string(name);
+}
+std::string drive_key(const drive_id& id) {
+    return "drives/" + id.str();
+}
+std::string node_key(const node_name& name) {
+    return "nodes/" + name.str();
+}
+std::string trash_key(const replica_id& id) {
+    return "trash/" + id.str();
+}
+
+}  // namespace weft
