@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/core/create_options.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "orchestrator/core/names.hpp"
+
+namespace weft {
+
+namespace {
+
+error bad_option(std::string_view option, std::string_view problem) {
+    return error{errc::invalid_argument, fmt::format("option '{}': {}", option, problem)};
+}
+
+status apply_size(create_options& options, const std::string& text) {
+    const auto size = parse_size(text);
+    // parse_size shows the text as it came; here it may hold a terminal's control sequences.
+    if (size.has_error())
+        return bad_option("size", fmt::format("'{}' is not a size: write a whole number of bytes or with a suffix, "
+                                              "such as 10GiB, 512m or 1073741824",
+                                              printable(text)));
+    if (*size == 0) return bad_option("size", "a volume cannot have 0 bytes");
+    if (*size > volume_size_max_bytes)
+        return bad_option("size", fmt::format("{} is more than the largest volume, {}", render_size(*size),
+                                              render_size(volume_size_max_bytes)));
+    options.size_bytes = (*size + volume_size_unit_bytes - 1) / volume_size_unit_bytes * volume_size_unit_bytes;
+    return ok();
+}
+
+status apply_count(std::uint32_t& count, std::string_view option, const std::string& text) {
+    const char* const end = text.data() + text.size();
+    std::uint32_t number = 0;
+    const auto parsed = std::from_chars(text.data(), end, number);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || number < 1 || number > replicas_max)
+        return bad_option(option, fmt::format("'{}' is not a number from 1 to {}", printable(text), replicas_max));
+    count = number;
+    return ok();
+}
+
+status apply_replicas(create_options& options, const std::string& text) {
+    return apply_count(options.replicas, "replicas", text);
+}
+
+status apply_min_replicas(create_options& options, const std::string& text) {
+    return apply_count(options.min_replicas, "min-replicas", text);
+}
+
+status apply_fs(create_options& options, const std::string& text) {
+    const auto fs = parse_fs_type(text);
+    if (fs.has_error()) return bad_option("fs", fs.error().text);
+    options.fs = *fs;
+    return ok();
+}
+
+struct known_option {
+    std::string_view name;
+    status (*apply)(create_options&, const std::string&);
+};
+
+constexpr known_option known_options[] = {
+    // sorted: this is how the error lists them
+    {"fs", apply_fs},
+    {"min-replicas", apply_min_replicas},
+    {"replicas", apply_replicas},
+    {"size", apply_size},
+};
+
+error unknown_option(std::string_view option) {
+    std::string list;
+    for (const auto& known : known_options) list += fmt::format("{}{}", list.empty() ? "" : ", ", known.name);
+    return error{errc::invalid_argument,
+                 fmt::format("unknown option '{}'; the options are: {}", printable(option), list)};
+}
+
+/// What no option can know alone.
+status check_together(const create_options& options) {
+    const std::uint64_t smallest = options.fs == fs_type::xfs ? xfs_size_min_bytes : ext4_size_min_bytes;
+    if (options.size_bytes < smallest)
+        return bad_option("size", fmt::format("{} is too small for {}: at least {}", render_size(options.size_bytes),
+                                              to_string(options.fs), render_size(smallest)));
+    if (options.min_replicas > options.replicas)
+        return bad_option("min-replicas", fmt::format("{} is more than the volume's replicas ({})",
+                                                      options.min_replicas, options.replicas));
+    return ok();
+}
+
+}  // namespace
+
+result<create_options> parse_create_options(const std::map<std::string, std::string>& options) {
+    create_options parsed;
+    for (const auto& [name, value] : options) {
+        const known_option* found = nullptr;
+        for (const auto& known : known_options)
+            if (known.name == name) found = &known;
+        if (found == nullptr) return unknown_option(name);
+        TRY(found->apply(parsed, value));
+    }
+    TRY(check_together(parsed));
+    return parsed;
+}
+
+}  // namespace weft

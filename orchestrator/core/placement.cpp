@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/core/placement.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/core/names.hpp"
+
+namespace weft {
+
+namespace {
+
+constexpr std::uint64_t reserve_min_bytes = 64 * mib;
+constexpr std::uint64_t reserve_divisor = 50;  // 2 % of a drive
+
+/// A drive while a volume is being placed.
+struct candidate {
+    const pool_drive* drive = nullptr;
+    std::uint64_t placed_bytes = 0;  // of this volume
+    std::uint64_t placed_replicas = 0;
+
+    [[nodiscard]] const drive_record& record() const { return drive->record; }
+
+    [[nodiscard]] bool fits(std::uint64_t size) const {
+        const std::uint64_t reserve = std::max(reserve_min_bytes, record().size_bytes / reserve_divisor);
+        const bool large_enough = size <= record().size_bytes && placed_bytes <= record().size_bytes - size;
+        return large_enough && record().free_bytes >= std::min(size, reserve);
+    }
+
+    [[nodiscard]] std::uint64_t headroom() const {
+        const std::uint64_t promised = drive->promised_bytes + placed_bytes;
+        const std::uint64_t uncommitted = record().size_bytes > promised ? record().size_bytes - promised : 0;
+        return std::min(record().free_bytes, uncommitted);
+    }
+
+    /// The smaller, the better.
+    [[nodiscard]] auto rank() const {
+        return std::make_tuple(~headroom(), drive->replicas + placed_replicas, record().node, record().id);
+    }
+};
+
+class placer {
+public:
+    placer(const std::vector<pool_drive>& pool, const std::set<node_name>& alive, const std::set<drive_id>& avoid) {
+        for (const auto& drive : pool) {
+            if (!alive.contains(drive.record.node) || drive.record.draining || avoid.contains(drive.record.id))
+                continue;
+            candidates_.push_back({&drive, 0, 0});
+        }
+    }
+
+    /// `count` drives on distinct nodes outside of `taken`, `local` first; nothing if there are not so many.
+    std::optional<std::vector<placed_replica>> place(std::uint64_t size, std::uint32_t count, const node_name& local,
+                                                     std::set<node_name> taken) {
+        std::vector<candidate*> chosen;
+        while (chosen.size() < count) {
+            candidate* best = chosen.empty() && !local.empty() ? find_best(size, taken, local) : nullptr;
+            if (best == nullptr) best = find_best(size, taken, node_name{});
+            if (best == nullptr) return std::nullopt;
+            chosen.push_back(best);
+            taken.insert(best->record().node);
+        }
+        std::vector<placed_replica> placed;
+        for (candidate* drive : chosen) {
+            drive->placed_bytes += size;
+            drive->placed_replicas += 1;
+            placed.push_back({drive->record().id, drive->record().node});
+        }
+        return placed;
+    }
+
+private:
+    candidate* find_best(std::uint64_t size, const std::set<node_name>& taken, const node_name& only) {
+        candidate* best = nullptr;
+        for (auto& drive : candidates_) {
+            if (taken.contains(drive.record().node) || !drive.fits(size)) continue;
+            if (!only.empty() && drive.record().node != only) continue;
+            if (best == nullptr || drive.rank() < best->rank()) best = &drive;
+        }
+        return best;
+    }
+
+    std::vector<candidate> candidates_;
+};
+
+std::optional<std::vector<std::vector<placed_replica>>> try_place(const std::vector<pool_drive>& pool,
+                                                                  const std::set<node_name>& alive,
+                                                                  const placement_request& request,
+                                                                  const node_name& local) {
+    placer attempt(pool, alive, {});
+    std::vector<std::vector<placed_replica>> extents;
+    for (const auto size : request.extent_sizes) {
+        auto placed = attempt.place(size, request.replicas, local, {});
+        if (!placed) return std::nullopt;
+        extents.push_back(std::move(*placed));
+    }
+    return extents;
+}
+
+/// What one node has to offer, for the error: "n1 (/srv/d1: 12 GiB, 3 GiB free)".
+struct node_offer {
+    bool able = false;  // has a drive that could take one replica
+    std::string text;
+};
+
+node_offer offer_of(const node_name& node, const std::vector<pool_drive>& pool, bool is_alive, std::uint64_t size,
+                    const std::set<drive_id>& avoid) {
+    node_offer offer;
+    const std::string name = printable(node.str());
+    if (!is_alive) return {false, name + " does not answer"};
+    std::string drives;
+    for (const auto& drive : pool) {
+        if (drive.record.node != node) continue;
+        const bool refused = drive.record.draining || avoid.contains(drive.record.id);
+        offer.able = offer.able || (!refused && candidate{&drive, 0, 0}.fits(size));
+        drives += fmt::format("{}{}: {}, {} free{}", drives.empty() ? "" : "; ", printable(drive.record.path),
+                              render_size(drive.record.size_bytes), render_size(drive.record.free_bytes),
+                              refused ? ", takes nothing new" : "");
+    }
+    offer.text = drives.empty() ? name + " has no drive" : fmt::format("{} ({})", name, drives);
+    return offer;
+}
+
+/// Says of every node that is not in `taken` what it has and why it does not do.
+error no_place(const std::vector<pool_drive>& pool, const std::set<node_name>& alive, std::uint64_t size,
+               std::uint32_t replicas, const std::set<node_name>& taken, const std::set<drive_id>& avoid) {
+    std::set<node_name> nodes(alive);
+    for (const auto& drive : pool) nodes.insert(drive.record.node);
+    std::size_t able = 0;
+    std::size_t with_drive = 0;
+    std::string can;
+    std::string cannot;
+    for (const auto& node : nodes) {
+        if (taken.contains(node)) continue;
+        const auto offer = offer_of(node, pool, alive.contains(node), size, avoid);
+        const bool has_drive = std::any_of(pool.begin(), pool.end(), [&](const pool_drive& drive) {
+            return drive.record.node == node && alive.contains(node) && !drive.record.draining &&
+                   !avoid.contains(drive.record.id);
+        });
+        if (has_drive) ++with_drive;
+        if (offer.able) ++able;
+        std::string& list = offer.able ? can : cannot;
+        list += (list.empty() ? "" : ", ") + offer.text;
+    }
+    std::string text = fmt::format("{} replica{} of {} need{} {}{} node{} with a drive that has room; ", replicas,
+                                   replicas == 1 ? "" : "s", render_size(size), replicas == 1 ? "s" : "", replicas,
+                                   taken.empty() ? "" : " other", replicas == 1 ? "" : "s");
+    text += able == 0 ? std::string("no node has one") : fmt::format("{} ha{}: {}", able, able == 1 ? "s" : "ve", can);
+    if (!cannot.empty()) text += "; not usable: " + cannot;
+    text += "; add a drive with `weft drive add PATH` on another node or ask for fewer replicas or a smaller size";
+    return error{with_drive < replicas ? errc::no_quorum : errc::no_space, std::move(text)};
+}
+
+}  // namespace
+
+std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const std::vector<volume_record>& volumes) {
+    std::map<drive_id, pool_drive> by_id;
+    for (const auto& drive : drives) by_id[drive.id].record = drive;
+    for (const auto& volume : volumes)
+        for (const auto& extent : volume.extents)
+            for (const auto& replica : extent.replicas) {
+                const auto found = by_id.find(replica.drive);
+                if (found == by_id.end()) continue;  // its drive was removed from the pool
+                found->second.promised_bytes += extent.size_bytes;
+                found->second.replicas += 1;
+            }
+    std::vector<pool_drive> pool;
+    for (auto& [id, drive] : by_id) pool.push_back(std::move(drive));
+    return pool;
+}
+
+result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<pool_drive>& pool,
+                                                              const std::set<node_name>& alive,
+                                                              const placement_request& request) {
+    INVARIANT(request.replicas >= 1 && !request.extent_sizes.empty(), "a placement of nothing");
+    if (auto placed = try_place(pool, alive, request, request.local)) return std::move(*placed);
+    // Filling the local drive first can use up what the last extents would have needed; without the preference they
+    // fit.
+    if (auto placed = try_place(pool, alive, request, node_name{})) return std::move(*placed);
+    const std::uint64_t largest = *std::max_element(request.extent_sizes.begin(), request.extent_sizes.end());
+    auto problem = no_place(pool, alive, largest, request.replicas, {}, {});
+    if (request.extent_sizes.size() > 1) {
+        std::uint64_t total = 0;
+        for (const auto size : request.extent_sizes) total += size;
+        problem = problem.within(fmt::format("{} in {} extents", render_size(total), request.extent_sizes.size()));
+    }
+    return problem;
+}
+
+result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, const std::set<node_name>& alive,
+                                         const extent_record& extent, const std::set<drive_id>& avoid) {
+    std::set<node_name> taken;
+    for (const auto& replica : extent.replicas) taken.insert(replica.node);
+    placer attempt(pool, alive, avoid);
+    if (auto placed = attempt.place(extent.size_bytes, 1, node_name{}, taken)) return std::move(placed->front());
+    return no_place(pool, alive, extent.size_bytes, 1, taken, avoid);
+}
+
+std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes) {
+    INVARIANT(volume_bytes > 0 && extent_bytes > 0, "split {} into {}", volume_bytes, extent_bytes);
+    std::vector<std::uint64_t> sizes(volume_bytes / extent_bytes, extent_bytes);
+    if (volume_bytes % extent_bytes != 0) sizes.push_back(volume_bytes % extent_bytes);
+    return sizes;
+}
+
+}  // namespace weft
