@@ -124,6 +124,16 @@ struct run_outcome {
 /// A non-zero exit code is not an error here.
 result<run_outcome> run(const run_request& what);
 
+/// A system call that may hang in the kernel for as long as a volume holds (R4): umount, mount, the last close of a block
+/// device. Made in a forked child, since a thread in uninterruptible sleep would keep a killed weftd from dying.
+struct isolated_call {
+    int (*call)(int fd, const void* argument) = nullptr;  // async-signal-safe calls only; returns 0 or an errno
+    const void* argument = nullptr;
+    unique_fd fd;  // the only file that stays open in the child, there as `fd`; closed in the caller. May be empty (-1)
+};
+/// Errors: timed_out (the child is left behind and the kernel finishes the call in its own time), else the errno's.
+status run_isolated(isolated_call what, std::string_view description, std::chrono::milliseconds timeout);
+
 /// As run, but a non-zero exit code is io_failed with the command's name and the end of its output.
 status run_checked(const run_request& what);
 

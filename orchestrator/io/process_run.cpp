@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Short commands (run) and single system calls (run_isolated) in a child that is waited for with a deadline.
+//
+// A child that does not die of SIGKILL waits in the kernel; it is left behind and reaped by a later call, so that neither
+// the caller hangs nor zombies pile up.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <mutex>
+
+#include "orchestrator/io/child_setup.hpp"
+#include "orchestrator/io/process.hpp"
+
+namespace weft {
+
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+/// How long a killed child may take to be gone before it is left behind.
+constexpr std::chrono::milliseconds reap_patience{2000};
+
+std::mutex left_behind_mutex;
+std::vector<pid_t> left_behind;  // our children, not yet waited for; guarded by left_behind_mutex
+
+void leave_behind(pid_t child) {
+    const std::lock_guard lock{left_behind_mutex};
+    left_behind.push_back(child);
+}
+
+void reap_left_behind() {
+    const std::lock_guard lock{left_behind_mutex};
+    std::erase_if(left_behind, [](pid_t child) { return ::waitpid(child, nullptr, WNOHANG) != 0; });
+}
+
+int milliseconds_until(clock::time_point deadline) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - clock::now()).count();
+    return static_cast<int>(std::clamp<std::int64_t>(left, 0, 1 << 30));
+}
+
+/// Waits for the child's end. nullopt: not by the deadline.
+std::optional<int> wait_status(pid_t child, int pidfd, clock::time_point deadline) {
+    for (;;) {
+        pollfd waiting{pidfd, POLLIN, 0};
+        const int n = ::poll(&waiting, 1, milliseconds_until(deadline));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return std::nullopt;
+        int status_word = 0;
+        while (::waitpid(child, &status_word, 0) < 0)
+            if (errno != EINTR) return std::nullopt;
+        return status_word;
+    }
+}
+
+void kill_and_reap(pid_t child, int pidfd) {
+    ::pidfd_send_signal(pidfd, SIGKILL, nullptr, 0);
+    if (!wait_status(child, pidfd, clock::now() + reap_patience)) leave_behind(child);
+}
+
+[[noreturn]] void child_run(const char* program, char* const* argv, int in, int out, pid_t parent) {
+    child_reset_signals();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(127);  // it died before the line above
+    if (child_set_files(in, out)) ::execv(program, argv);
+    const char* why = ::strerrordesc_np(errno);
+    [[maybe_unused]] auto n = ::write(out, why, std::strlen(why));
+    ::_exit(127);
+}
+
+/// Takes what the pipe has now; false at its end.
+bool drain(int fd, std::string& output, std::size_t output_max) {
+    std::array<char, 16384> piece;
+    const ssize_t n = ::read(fd, piece.data(), piece.size());
+    if (n < 0) return errno == EINTR || errno == EAGAIN;
+    if (n == 0) return false;
+    output.append(piece.data(), static_cast<std::size_t>(n));
+    if (output.size() > output_max) output.erase(0, output.size() - output_max);
+    return true;
+}
+
+/// Collects output until the child has ended; the pipe may stay open longer in a grandchild, which is not waited for.
+std::optional<int> collect(pid_t child, int pidfd, int fd, const run_request& what, std::string& output) {
+    const auto deadline = clock::now() + what.timeout;
+    bool open = true;
+    for (;;) {
+        std::array<pollfd, 2> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{open ? fd : -1, POLLIN, 0}};
+        const int n = ::poll(waiting.data(), waiting.size(), milliseconds_until(deadline));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return std::nullopt;
+        if (waiting[1].revents != 0) {
+            open = drain(fd, output, what.output_max);
+            continue;  // everything that was written before the exit is read before the exit is seen
+        }
+        if (waiting[0].revents != 0) return wait_status(child, pidfd, deadline);
+    }
+}
+
+struct started_child {
+    pid_t pid;
+    unique_fd pidfd;
+};
+
+/// Must be called by the parent right after the fork.
+result<started_child> adopt_child(pid_t child, std::string_view name) {
+    if (child < 0) return errno_error(errno, fmt::format("start {}: fork", name));
+    unique_fd pidfd{::pidfd_open(child, 0)};
+    if (pidfd) return started_child{child, std::move(pidfd)};
+    const int failure = errno;
+    ::kill(child, SIGKILL);  // our own unreaped child: the pid cannot be anybody else's
+    leave_behind(child);
+    return errno_error(failure, fmt::format("start {}: pidfd_open", name));
+}
+
+}  // namespace
+
+result<run_outcome> run(const run_request& what) {
+    reap_left_behind();
+    TRY_ASSIGN(const auto program, find_program(what.argv));
+    TRY_ASSIGN(const auto null_fd, open_high("/dev/null", O_RDONLY));
+    TRY_ASSIGN(auto out, make_pipe());
+    const argument_vector argv{what.argv};
+    const pid_t self = ::getpid();
+    pid_t forked = -1;
+    {
+        const signals_blocked no_handlers;
+        forked = ::_Fork();
+        if (forked == 0) child_run(program.c_str(), argv.data(), null_fd.get(), out.writer.get(), self);
+    }
+    out.writer.reset();
+    TRY_ASSIGN(const auto child, adopt_child(forked, program));
+    run_outcome outcome;
+    const auto ended = collect(child.pid, child.pidfd.get(), out.reader.get(), what, outcome.output);
+    if (!ended) {
+        kill_and_reap(child.pid, child.pidfd.get());
+        return error{errc::timed_out,
+                     fmt::format("{} did not end within {} ms and was killed", program, what.timeout.count())};
+    }
+    if (!WIFEXITED(*ended)) {
+        const char* name = ::sigabbrev_np(WTERMSIG(*ended));
+        return error{errc::io_failed, fmt::format("{} died of signal SIG{}: {}", program, name == nullptr ? "?" : name,
+                                                  outcome.output)};
+    }
+    outcome.exit_code = WEXITSTATUS(*ended);
+    return outcome;
+}
+
+status run_checked(const run_request& what) {
+    TRY_ASSIGN(auto outcome, run(what));
+    if (outcome.exit_code == 0) return ok();
+    while (!outcome.output.empty() && outcome.output.back() == '\n') outcome.output.pop_back();
+    constexpr std::size_t shown = 1000;
+    if (outcome.output.size() > shown) outcome.output.erase(0, outcome.output.size() - shown);
+    return error{errc::io_failed,
+                 fmt::format("{} failed with exit code {}: {}", what.argv.front(), outcome.exit_code, outcome.output)};
+}
+
+namespace {
+
+[[noreturn]] void child_call(const isolated_call& what) {
+    // Nothing of weftd's may stay open here: a child that hangs would keep its sockets and locks alive.
+    constexpr int kept = 3;
+    child_reset_signals();
+    if (what.fd && what.fd.get() != kept && ::dup2(what.fd.get(), kept) < 0) ::_exit(errno);
+    for (int fd = 0; fd < kept; ++fd) ::close(fd);
+    ::close_range(what.fd ? kept + 1 : kept, ~0U, 0);
+    ::_exit(what.call(what.fd ? kept : -1, what.argument));
+}
+
+}  // namespace
+
+status run_isolated(isolated_call what, std::string_view description, std::chrono::milliseconds timeout) {
+    reap_left_behind();
+    pid_t forked = -1;
+    {
+        const signals_blocked no_handlers;
+        forked = ::_Fork();
+        if (forked == 0) child_call(what);
+    }
+    const int fork_errno = errno;
+    what.fd.reset();
+    errno = fork_errno;
+    TRY_ASSIGN(const auto child, adopt_child(forked, description));
+    const auto ended = wait_status(child.pid, child.pidfd.get(), clock::now() + timeout);
+    if (!ended) {
+        leave_behind(child.pid);
+        return error{errc::timed_out, fmt::format("{} has not finished within {} ms; the kernel goes on with it",
+                                                  description, timeout.count())};
+    }
+    if (!WIFEXITED(*ended)) return errno_error(EINTR, description);
+    if (WEXITSTATUS(*ended) != 0) return errno_error(WEXITSTATUS(*ended), description);
+    return ok();
+}
+
+}  // namespace weft
