@@ -73,4 +73,21 @@ format: ## Format every source file in place
 clean: ## Remove the build folder
 	@rm -rf $(BUILD)
 
+SUBMAKE = $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc)) BUILD=$(BUILD)
+.PHONY: deps
+deps: ## Install what building, testing and the demo need (Debian 12, as root)
+	@scripts/install-deps
+
+check: ## Build, unit tests, style and layers: two minutes, no root
+	@BUILD=$(BUILD) tests/run style unit
+
+test: ## Everything: check, sanitizers, plugin and cluster tests with a private Docker Engine (root, under 40 minutes)
+	@scripts/install-deps build test
+	@BUILD=$(BUILD) tests/run
+
+demo: ## A database under load survives a storage node's death (root; starts its own Docker Engine, leaves nothing)
+	@scripts/install-deps build demo
+	@$(SUBMAKE) all
+	@BUILD=$(BUILD) tests/demo/demo.py
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

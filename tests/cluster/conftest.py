@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the cluster tests share: one workspace for the session, a fresh cluster per test, logs when a test fails.
 
-Every test that used `cluster` is followed by a check that what belongs to the workspace is gone: processes, mounts, loop
-devices and plugin sockets.
+Every test that used `cluster` is followed by a check that what belongs to the workspace is gone: processes, mounts,
+loop devices and plugin sockets.
 """
 import os
 import shutil

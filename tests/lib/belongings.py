@@ -17,8 +17,8 @@ from pathlib import Path
 from .waiting import wait_for
 
 MARKER = "WEFT_WORKSPACE"
-PROGRAMS = {"weftd", "weft", "nbdkit", "nbdfuse", "nbdcopy", "dockerd", "containerd", "containerd-shim", "docker", "fio",
-            "containerd-shim-runc-v2", "runc", "losetup", "mount", "umount", "mkfs.ext4", "mkfs.xfs", "mke2fs", "fsck"}
+PROGRAMS = {"weftd", "weft", "nbdkit", "nbdfuse", "nbdcopy", "dockerd", "containerd", "containerd-shim", "docker",
+            "fio", "containerd-shim-runc-v2", "runc", "losetup", "mount", "umount", "mkfs.ext4", "mkfs.xfs", "mke2fs", "fsck"}
 
 
 def _read(path):

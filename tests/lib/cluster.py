@@ -113,8 +113,8 @@ class Node:
         self.weftd.wait()
 
     def power_off(self):
-        """As kill_everything, and what a reboot would also take: mounts, loop devices, the runtime directory. Containers
-        that use its volumes must have been killed before."""
+        """As kill_everything, and what a reboot would also take: mounts, loop devices, the runtime directory.
+        Containers that use its volumes must have been killed before."""
         self.kill_everything()
         belongings.take_away(self.path)
         subprocess.run(["rm", "-rf", self.runtime], check=True)
@@ -180,7 +180,8 @@ def free_port_base(hosts, first=7480):
 
 
 class Cluster:
-    def __init__(self, workspace, nodes=3, times=None, hosts=None, plugin_names=None, prefix="n", extra_environment=None):
+    def __init__(self, workspace, nodes=3, times=None, hosts=None, plugin_names=None, prefix="n",
+                 extra_environment=None):
         self.workspace, self.path = workspace, workspace.path / "c"
         self.path.mkdir()
         (self.path / "store").mkdir()

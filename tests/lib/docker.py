@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A private Docker Engine: Debian's dockerd and containerd with their own roots, sockets and cgroup.
 
-It never talks to a Docker that is already there, needs no registry (images are imported from tar files made here) and no
-network. Two places cannot be made private, so what lands there is declared to the workspace: legacy plugin sockets are
+It never talks to a Docker that is already there, needs no registry (images are imported from tar files made here) and
+no network. Two places cannot be made private, so what lands there is declared to the workspace: legacy plugin sockets are
 looked up in /run/docker/plugins only, and containerd's shims listen in /run/containerd/s.
 """
 import io
@@ -164,8 +164,8 @@ class Docker:
         program = Path("/bin/busybox").read_bytes()
         names = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
         links = [(f"bin/{name}", "busybox") for name in names if name != "busybox"]
-        return self.import_image("busybox", {"bin/busybox": program}, ["bin", "data", "etc", "proc", "sys", "tmp"], links,
-                                 ["CMD [\"/bin/sh\"]", "ENV PATH=/bin"])
+        return self.import_image("busybox", {"bin/busybox": program}, ["bin", "data", "etc", "proc", "sys", "tmp"],
+                                 links, ["CMD [\"/bin/sh\"]", "ENV PATH=/bin"])
 
     def import_host(self):
         """`host`: nothing but mount points; see host_mounts."""

@@ -5,8 +5,8 @@
   <root>/<kind><pid>/lock   flock held by the run for its whole life; the kernel drops it however the run ends
   <root>/<kind><pid>/owned  one line per path outside the workspace that belongs to it (plugin sockets, cgroups)
 
-A workspace whose lock is free belongs to a run that was killed: the next run sweeps it before it starts. Paths are short
-because unix socket names below them are limited to 107 bytes.
+A workspace whose lock is free belongs to a run that was killed: the next run sweeps it before it starts. Paths are
+short because unix socket names below them are limited to 107 bytes.
 """
 import errno
 import fcntl
@@ -71,7 +71,7 @@ def sweep():
 
 
 class Workspace:
-    """Use as a context manager. SIGTERM and SIGHUP are turned into an orderly exit, as Ctrl-C is."""
+    """Use as a context manager. SIGTERM and SIGHUP lead to the same orderly exit as Ctrl-C."""
 
     def __init__(self, kind, keep=False):
         self.keep = keep or bool(os.environ.get("WEFT_KEEP"))
@@ -85,7 +85,7 @@ class Workspace:
 
     @staticmethod
     def _leave(number, _frame):
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     def environment(self, **more):
         """For everything that is started: marked as ours, Debian's programs first, no trace of the user's Docker."""
