@@ -182,4 +182,24 @@ status remove_directory_tree(const fs::path& path) {
     return errno_error(errno, fmt::format("remove {}", path.string()));
 }
 
+result<std::vector<std::string>> list_uuid_directories(const fs::path& path) {
+    const directory_stream stream{::opendir(path.c_str()), ::closedir};
+    std::vector<std::string> names;
+    if (!stream) {
+        if (errno == ENOENT) return names;
+        return errno_error(errno, fmt::format("read directory {}", path.string()));
+    }
+    while (errno = 0, true) {
+        const dirent* entry = ::readdir(stream.get());
+        if (entry == nullptr) break;
+        struct stat st {};
+        if (is_uuid(entry->d_name) && ::fstatat(::dirfd(stream.get()), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISDIR(st.st_mode))
+            names.emplace_back(entry->d_name);
+    }
+    if (errno != 0) return errno_error(errno, fmt::format("read directory {}", path.string()));
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
 }  // namespace weft

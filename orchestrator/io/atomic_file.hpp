@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "nbd-backend/base/result.hpp"
 
@@ -55,5 +56,8 @@ status remove_file(const std::filesystem::path& path);
 /// Removes a directory and the plain files, sockets and symlinks in it, and such subdirectories, but never crosses into
 /// another file system (a mount point inside is an error: busy). No error if it is not there.
 status remove_directory_tree(const std::filesystem::path& path);
+
+/// The names of the subdirectories that are UUIDs, sorted; empty if `path` does not exist.
+result<std::vector<std::string>> list_uuid_directories(const std::filesystem::path& path);
 
 }  // namespace weft

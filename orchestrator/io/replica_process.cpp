@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/io/replica_process.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <charconv>
+
+#include "nbd-backend/base/invariant.hpp"
+#include "orchestrator/io/server_start.hpp"
+
+namespace weft {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Requests per connection that may wait for the drive at a time. A writer opens several connections per replica.
+constexpr int threads_per_connection = 16;
+constexpr std::uint64_t stack_bytes = 512 * 1024;
+
+struct drive_paths {
+    fs::path directory, identity, pidfile, log;
+};
+
+drive_paths paths_of(const fs::path& runtime_dir, const drive_id& drive) {
+    INVARIANT(is_uuid(drive.str()), "replica server: '{}' is not a UUID", drive.str());
+    const fs::path directory = runtime_dir / "drives" / drive.str();
+    return {directory, directory / "server.identity", directory / "server.pid", directory / "server.log"};
+}
+
+/// The arguments of a process. Errors: not_found when it is gone.
+result<std::vector<std::string>> arguments_of(pid_t pid) {
+    TRY_ASSIGN(const auto text, read_file(fmt::format("/proc/{}/cmdline", pid)));
+    if (!text || text->empty()) return error{errc::not_found, fmt::format("process {} is gone", pid)};
+    std::vector<std::string> arguments;
+    for (std::size_t from = 0; from < text->size();) {
+        const auto end = std::min(text->find('\0', from), text->size());
+        arguments.push_back(text->substr(from, end - from));
+        from = end + 1;
+    }
+    return arguments;
+}
+
+/// Takes back apart what start_replica_server put together.
+replica_server server_of(const process_identity& process, const std::vector<std::string>& arguments) {
+    constexpr std::string_view drive_key = "drive=";
+    replica_server server;
+    server.process = process;
+    for (std::size_t i = 1; i < arguments.size(); ++i) {
+        if (arguments[i] == "-i" && i + 1 < arguments.size()) {
+            server.host = arguments[++i];
+        } else if (arguments[i] == "-p" && i + 1 < arguments.size()) {
+            const std::string& port = arguments[++i];
+            std::from_chars(port.data(), port.data() + port.size(), server.port);  // 0 if it is no port
+        } else if (arguments[i].starts_with(drive_key)) {
+            server.drive_directory = arguments[i].substr(drive_key.size());
+        }
+    }
+    return server;
+}
+
+}  // namespace
+
+result<process_identity> start_replica_server(const replica_server_config& config) {
+    const auto paths = paths_of(config.runtime_dir, config.drive);
+    TRY(make_directories(paths.directory));
+    server_start start;
+    start.name = fmt::format("replica server of drive {} ({})", config.drive.str(), config.drive_directory.string());
+    start.pidfile = paths.pidfile;
+    start.ready_timeout = config.ready_timeout;
+    start.spawn.argv = {"nbdkit", "-f", "-t", std::to_string(threads_per_connection), "-i", config.host, "-p",
+                        std::to_string(config.port), "-P", paths.pidfile.string(), config.plugin.string(),
+                        "drive=" + config.drive_directory.string()};
+    start.spawn.identity_file = paths.identity;
+    start.spawn.log_file = paths.log;
+    start.spawn.data_path = true;  // on the writer's own node it is below the page cache, too
+    start.spawn.stack_bytes = stack_bytes;
+    auto started = start_server(start);
+    if (started.has_error() && started.error().code == errc::unavailable &&
+        started.error().text.find("Address already in use") != std::string::npos)
+        return error{errc::busy, EADDRINUSE,
+                     fmt::format("port {} of {} is in use by another program; choose another port-base, or end that "
+                                 "program ({})", config.port, config.host, started.error().text)};
+    return started;
+}
+
+result<std::optional<replica_server>> find_replica_server(const fs::path& runtime_dir, const drive_id& drive) {
+    TRY_ASSIGN(const auto live, read_live_identity(paths_of(runtime_dir, drive).identity));
+    if (!live) return std::optional<replica_server>{};
+    const auto arguments = arguments_of(live->pid);
+    if (!is_alive(*live)) return std::optional<replica_server>{};  // also when the pid was given to another meanwhile
+    if (arguments.has_error()) return arguments.error();
+    return std::optional<replica_server>{server_of(*live, *arguments)};
+}
+
+status stop_replica_server(const fs::path& runtime_dir, const drive_id& drive, std::chrono::milliseconds grace) {
+    const auto paths = paths_of(runtime_dir, drive);
+    TRY_ASSIGN(const auto live, read_live_identity(paths.identity));
+    if (live) TRY(terminate(*live, grace));
+    return remove_directory_tree(paths.directory);
+}
+
+result<std::vector<drive_id>> list_replica_directories(const fs::path& runtime_dir) {
+    TRY_ASSIGN(const auto names, list_uuid_directories(runtime_dir / "drives"));
+    std::vector<drive_id> ids;
+    for (const auto& name : names) ids.emplace_back(name);
+    return ids;
+}
+
+}  // namespace weft
