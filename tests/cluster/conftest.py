@@ -6,6 +6,7 @@ loop devices and plugin sockets.
 """
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -20,11 +21,26 @@ from lib.workspace import Workspace  # noqa: E402
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "limit(seconds): how long the test may take; 150 unless told")
     if os.geteuid() != 0:
         raise pytest.UsageError("the cluster tests mount and start a Docker Engine: run them as root")
     for program in ("weftd", "weft", "nbdkit-weft-replica-plugin.so", "nbdkit-weft-volume-plugin.so"):
         if not (BUILD / program).exists():
             raise pytest.UsageError(f"{BUILD / program} is missing: run make first (BUILD names the folder)")
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request):
+    """A test that hangs fails, with its logs; it does not hang the suite."""
+    marker = request.node.get_closest_marker("limit")
+    seconds = marker.args[0] if marker else 150
+
+    def over(_number, _frame):
+        raise AssertionError(f"the test took longer than {seconds} s")
+    signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -97,6 +113,18 @@ def cluster(make_cluster):
 def engine(workspace):
     """One private Docker Engine for all tests, with the busybox image."""
     docker = Docker(workspace)
+    try:
+        docker.start()
+        docker.import_busybox()
+        yield docker
+    finally:
+        docker.stop()
+
+
+@pytest.fixture(scope="session")
+def other_engine(workspace):
+    """A second Docker, that of another node."""
+    docker = Docker(workspace, "docker2")
     try:
         docker.start()
         docker.import_busybox()

@@ -18,7 +18,7 @@ from .waiting import wait_for
 
 MARKER = "WEFT_WORKSPACE"
 PROGRAMS = {"weftd", "weft", "nbdkit", "nbdfuse", "nbdcopy", "dockerd", "containerd", "containerd-shim", "docker",
-            "fio", "containerd-shim-runc-v2", "runc", "losetup", "mount", "umount", "mkfs.ext4", "mkfs.xfs", "mke2fs", "fsck"}
+            "fio", "containerd-shim-runc-v2", "runc", "losetup", "mount", "umount", "mkfs.ext4", "mkfs.xfs", "mke2fs"}
 
 
 def _read(path):

@@ -2,8 +2,8 @@
 """A private Docker Engine: Debian's dockerd and containerd with their own roots, sockets and cgroup.
 
 It never talks to a Docker that is already there, needs no registry (images are imported from tar files made here) and
-no network. Two places cannot be made private, so what lands there is declared to the workspace: legacy plugin sockets are
-looked up in /run/docker/plugins only, and containerd's shims listen in /run/containerd/s.
+no network. Two places cannot be made private, so what lands there is declared to the workspace: legacy plugin sockets
+are looked up in /run/docker/plugins only, and containerd's shims listen in /run/containerd/s.
 """
 import io
 import json
@@ -167,10 +167,10 @@ class Docker:
         return self.import_image("busybox", {"bin/busybox": program}, ["bin", "data", "etc", "proc", "sys", "tmp"],
                                  links, ["CMD [\"/bin/sh\"]", "ENV PATH=/bin"])
 
-    def import_host(self):
-        """`host`: nothing but mount points; see host_mounts."""
+    def import_host(self, files=None):
+        """`host`: nothing but mount points (see host_mounts) and the files given."""
         links = [(name, f"usr/{name}") for name in ("bin", "sbin", "lib", "lib64")]
-        return self.import_image("host", {}, ["usr", "etc", "proc", "sys", "tmp", "run", "data", "var"], links,
+        return self.import_image("host", files or {}, ["usr", "etc", "proc", "sys", "tmp", "run", "data", "var"], links,
                                  ["ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin", "ENV LC_ALL=C.UTF-8"])
 
     @staticmethod

@@ -25,3 +25,11 @@ def wait_for(condition, timeout, what, interval=0.05, retry_on=()):
         if time.monotonic() >= deadline:
             raise DeadlineError(f"after {timeout} s still waiting for: {what}; last seen: {last!r}")
         time.sleep(interval)
+
+
+def assert_stays(condition, seconds, what, interval=0.05):
+    """Fails as soon as condition() is false within the time: for what must not happen although it could."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition(), f"did not stay so for {seconds} s: {what}"
+        time.sleep(interval)
