@@ -3,7 +3,8 @@
 """One writer in a process of its own:  nbd_writer.py URI FIRST_BLOCK BLOCKS [DELAY_SECONDS]
 
 Writes 4 KiB blocks one after the other, round and round; block content is the write's number, repeated. Prints `N`
-after write N was acknowledged and `error N TEXT` when write N failed, then goes on: what is told after a failure matters too.
+after write N was acknowledged and `error N TEXT` when write N failed, then goes on: what is told after a failure
+matters too.
 A line is only printed after the answer came, so the reader never believes in a write that was not acknowledged.
 """
 import struct
