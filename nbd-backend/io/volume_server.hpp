@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// All extents of one volume: cuts requests on the whole volume, or on one extent, into requests on engines; lets time
+// pass for them; answers weftd.
+//
+// The extents are concatenated in the order of attach.json. An export is a window of that space: the whole of it, or one
+// extent. NBD promises nothing about the atomicity of a request, so the parts of one that crosses extents run side by side.
+//
+// Life: create ─▶ listen ─▶ start (threads exist from here on) ─▶ stop. submit() from any thread between start and
+// destruction; it blocks its thread until the request has ended, which under R4 may take as long as the store is away;
+// stop() ends everything that waits with ESHUTDOWN.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nbd-backend/core/control_message.hpp"
+#include "nbd-backend/io/control_server.hpp"
+#include "nbd-backend/io/engine_host.hpp"
+#include "nbd-backend/io/request_waiter.hpp"
+#include "nbd-backend/io/tick_timer.hpp"
+
+namespace weft::io {
+
+/// A window of the volume that an export shows.
+struct volume_window {
+    std::uint64_t offset = 0;
+    std::uint64_t size_bytes = 0;
+};
+
+class volume_server final : private control_handler {
+public:
+    explicit volume_server(core::attach_config config);
+    ~volume_server();
+    volume_server(const volume_server&) = delete;
+    volume_server& operator=(const volume_server&) = delete;
+
+    /// Makes the control socket; connections wait there until start(). Errors: as control_server::listen.
+    weft::status listen(const std::string& control_path);
+    /// Errors: io_failed.
+    weft::status start();
+    /// Idempotent; one thread at a time.
+    void stop();
+
+    /// "" and "volume": everything; "extent/N". Errors: not_found, saying what there is.
+    [[nodiscard]] result<volume_window> find_export(std::string_view name) const;
+    [[nodiscard]] std::vector<std::string> export_names() const;
+    /// For people: what an export shows.
+    [[nodiscard]] std::string describe() const;
+
+    /// Carries out a request on a window and waits for its end. `what.offset` is relative to the window, `what.cookie`
+    /// is ignored; a zero or trim may be longer than max_request_bytes. Returns 0 or an errno.
+    int submit(request_waiter& waiter, const volume_window& window, const core::request& what);
+
+private:
+    std::vector<core::engine_status> status() override;
+    void on_result(std::uint32_t extent, std::uint64_t proposal, core::proposal_outcome outcome) override;
+    weft::status on_members(const core::members_message& members) override;
+    void on_detach() override;
+
+    [[nodiscard]] std::size_t extent_at(std::uint64_t offset) const;
+    int flush(request_waiter& waiter, const volume_window& window);
+
+    const core::attach_config config_;
+    std::vector<std::uint64_t> starts_;  // of the extents, and the volume's end: one more than there are extents
+    control_server control_;
+    tick_timer timer_;
+    std::vector<std::unique_ptr<engine_host>> hosts_;
+};
+
+}  // namespace weft::io
