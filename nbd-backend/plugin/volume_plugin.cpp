@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <climits>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -99,7 +98,8 @@ int volume_get_ready() {
 
 /// Sleeps until nbdkit stops.
 void watch_for_stop() {
-    while (nbdkit_nanosleep(INT_MAX, 0) == 0 || errno == EINTR) {
+    constexpr unsigned one_day = 24 * 60 * 60;  // as good as for ever; INT_MAX is refused
+    while (nbdkit_nanosleep(one_day, 0) == 0 || errno == EINTR) {
     }
     server->stop();
 }
