@@ -24,16 +24,16 @@ struct replica_birth {
     replica_id id;
     volume_id volume;
     std::uint64_t size_bytes = 0;  // multiple of block_bytes, > 0
-    bool born_equal = true;  // R6: true for the first replicas of a new extent (clean); false: every bit set
+    bool born_equal = true;        // R6: true for the first replicas of a new extent (clean); false: every bit set
 };
 
-/// Creates the replica, or finds that it is there with the same volume, size and birth. `drive` is an initialised drive.
-/// Errors: invalid_argument (ids that are not UUIDs, a bad size), already_exists (there, but different: the text says in
-/// what), not_found (no such drive), no_space, corrupt, unsupported, io_failed.
+/// Creates the replica, or finds that it is there with the same volume, size and birth. `drive` is an initialised
+/// drive. Errors: invalid_argument (ids that are not UUIDs, a bad size), already_exists (there, but different: the text
+/// says in what), not_found (no such drive), no_space, corrupt, unsupported, io_failed.
 status create_replica(const std::string& drive, const replica_birth& birth);
 
 /// Removes the replica and whatever an unfinished create or remove left of it; no error if nothing is there.
-/// Errors: invalid_argument, io_failed.
+/// Errors: invalid_argument, not_found (no such drive: it may only be unmounted), io_failed.
 status remove_replica(const std::string& drive, const replica_id& id);
 
 /// Ids in ascending order. Errors: not_found (no such drive), io_failed.

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two files of an open replica: its data and its meta.
+//
+// Laws: the data file never grows or shrinks (a request outside is refused); zeroing and trimming both punch holes, so
+// that replicas stay byte-equal; raise_epoch returns success only when both slots are on stable storage.
+// Thread rule: the data calls from any thread at the same time, without a lock and without allocation; raise_epoch
+// from one thread at a time. All calls block. The caller remembers a failed sync: this class does not.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "nbd-backend/base/ids.hpp"
+#include "nbd-backend/base/result.hpp"
+#include "nbd-backend/core/replica_meta.hpp"
+#include "nbd-backend/io/posix_file.hpp"
+
+namespace weft::io {
+
+/// A piece of the data file, whole blocks.
+struct file_extent {
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;
+    bool hole = false;
+};
+
+class replica_file {
+public:
+    /// Errors: not_found; corrupt (meta, or the size of data); unsupported; io_failed.
+    static result<replica_file> open(const std::string& drive, const replica_id& id);
+
+    /// As of the last raise_epoch; belongs to the thread that may call that.
+    [[nodiscard]] const core::replica_meta& meta() const noexcept { return meta_; }
+    [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
+
+    /// True if <drive>/replicas/<id>/data still is the file that is open here.
+    [[nodiscard]] bool is_at(const std::string& drive) const;
+
+    /// Makes a higher epoch durable. After an error the stored epoch is the old or the new one. Errors: io_failed.
+    status raise_epoch(std::uint64_t epoch, const std::string& boot_id);
+
+    // Data: 0 or an errno. Precondition: the range lies inside.
+    int read(std::span<std::byte> buffer, std::uint64_t offset) const noexcept;
+    int write(std::span<const std::byte> buffer, std::uint64_t offset) const noexcept;
+    /// Makes a hole. `only_if_fast`: ENOTSUP rather than writing zeros on a file system that cannot punch.
+    int zero(std::uint64_t offset, std::uint64_t length, bool only_if_fast) const noexcept;
+    int sync() const noexcept;
+    /// The extent that begins at `offset`, cut at `end`: data or hole in whole blocks (a block that is partly data is
+    /// data). Precondition: offset < end <= size, both multiples of block_bytes.
+    int extent_at(std::uint64_t offset, std::uint64_t end, file_extent& found) const noexcept;
+
+private:
+    replica_file(unique_fd data, unique_fd meta_file, core::replica_meta meta, ino_t inode, dev_t device)
+        : data_(std::move(data)),
+          meta_file_(std::move(meta_file)),
+          meta_(std::move(meta)),
+          id_(meta_.replica),
+          size_bytes_(meta_.size_bytes),
+          inode_(inode),
+          device_(device) {}
+    status store(const core::replica_meta& meta);
+
+    unique_fd data_;
+    unique_fd meta_file_;
+    core::replica_meta meta_;
+    replica_id id_;  // this and the rest never change
+    std::uint64_t size_bytes_;
+    ino_t inode_;
+    dev_t device_;
+};
+
+/// Reads and checks the meta file of a replica directory. Errors: as replica_file::open.
+result<core::replica_meta> read_meta(const unique_fd& meta_file, const std::string& shown);
+
+}  // namespace weft::io
