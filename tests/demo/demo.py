@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: a database keeps every committed row while a storage node is killed under it.
 
-Three weftd on loopback addresses play three nodes; nodes 1 and 2 have a Docker Engine each, private ones that are started
-here. (A single dockerd cannot play two nodes: it knows a volume by its name alone and refuses the name under a second
-driver.) Everything lives in one workspace, which is taken away at the end however the end comes: success, failure, Ctrl-C,
-or, by the next run, kill -9.
+Three weftd on loopback addresses play three nodes; nodes 1 and 2 have a Docker Engine each, private ones that are
+started here. (A single dockerd cannot play two nodes: it knows a volume by its name alone and refuses the name under
+a second driver.) Everything lives in one workspace, which is taken away at the end however the end comes: success, failure,
+Ctrl-C, or, by the next run, kill -9.
 """
 import os
 import sys
@@ -113,8 +113,8 @@ class Demo:
         self.database.kill()
         self.load.stop()
         self.require(self.load.count() > 0, "no row was acknowledged")
-        self.say.step(f"docker kill and rm of the database, in the middle of its work: {self.load.count()} rows had been "
-                      "acknowledged.")
+        self.say.step(f"docker kill and rm of the database, in the middle of its work: {self.load.count()} rows had "
+                      "been acknowledged.")
         self.cluster.wait_detached(VOLUME, node=self.cluster[1])
         began = time.monotonic()
         node = self.cluster[1]
@@ -134,7 +134,7 @@ class Demo:
 
     def bring_node_back(self):
         node, before = self.cluster[1], self.copied()
-        self.say.step(f"{self.victim.name} starts again; its replica missed writes and is not read from until it has them.")
+        self.say.step(f"{self.victim.name} starts again; its replica missed writes: not read from until it has them.")
         self.victim.start()
         began = None
         while True:
@@ -148,8 +148,8 @@ class Demo:
             size = node.volume(VOLUME)["extents"][0]["size_bytes"]
             copied = slot["resync_copied_bytes"] - before
             seconds = max(time.monotonic() - (began or time.monotonic()), 0.01)
-            self.say.bar(f"resync of {self.victim.name}", slot["resync_done_bytes"] / size,
-                         f"{copied / MIB:.0f} MiB copied, {copied / MIB / seconds:.0f} MiB/s" if began else "connecting")
+            tail = f"{copied / MIB:.0f} MiB copied, {copied / MIB / seconds:.0f} MiB/s" if began else "connecting"
+            self.say.bar(f"resync of {self.victim.name}", slot["resync_done_bytes"] / size, tail)
             time.sleep(0.1)
         seconds = time.monotonic() - began
         copied = self.copied() - before

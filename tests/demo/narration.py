@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the demo speaks: one line per step with the time since the start, a bar for what takes long, a table at the end.
 
-On a terminal a running line is redrawn in place; into a pipe only finished lines are written. Colour on a terminal only, and
-not when NO_COLOR is set.
+On a terminal a running line is redrawn in place; into a pipe only finished lines are written. Colour on a terminal
+only, and not when NO_COLOR is set.
 """
 import os
 import shutil

@@ -70,7 +70,8 @@ class Database:
     def storage_errors(self):
         """How many lines of the server's log tell of a failed read, write or fsync."""
         log = self.docker.try_docker("logs", self.container)
-        signs = ("could not write", "could not fsync", "could not read", "could not extend", "Input/output error", "PANIC")
+        signs = ("could not write", "could not fsync", "could not read", "could not extend", "Input/output error",
+                 "PANIC")
         return sum(any(sign in line for sign in signs) for line in (log.stdout + log.stderr).splitlines())
 
     def kill(self):
