@@ -30,12 +30,15 @@ struct loop_info {
 /// Every configured loop device, by number. Errors: io_failed.
 result<std::vector<loop_info>> list_loops();
 
-/// The devices over exactly this path (normally none or one).
-result<std::vector<loop_info>> find_loops(const std::filesystem::path& backing_file);
+/// The devices over exactly this path (normally none or one), and those that bear `tag` over a file of that name. The
+/// tag is what finds a device whose file system was unmounted lazily (nbdfuse does that when it is told to end): the
+/// kernel then shows "/volume" for what was "/run/weft/.../volume".
+result<std::vector<loop_info>> find_loops(const std::filesystem::path& backing_file, const std::string& tag = {});
 
 /// Configures a free loop device. Races with other users of loop devices are retried. Errors: not_found (no such file),
-/// no_space (no loop device free), io_failed.
-result<loop_info> attach_loop(const std::filesystem::path& backing_file);
+/// no_space (no loop device free), io_failed. `tag`: kept in the device's lo_file_name (losetup shows it nowhere), at most
+/// 63 bytes (INVARIANT).
+result<loop_info> attach_loop(const std::filesystem::path& backing_file, const std::string& tag = {});
 
 /// Detaches and waits until the kernel really let go. Success when it is no longer over that backing file. Errors: busy
 /// when somebody still holds the device after `timeout` (the kernel then detaches at the last close: call again).

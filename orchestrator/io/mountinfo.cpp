@@ -57,7 +57,7 @@ std::optional<mount_entry> parse_line(std::string_view line) {
     const auto fields = split(line, ' ');
     if (fields.size() < 10) return std::nullopt;
     const auto dash = std::find(fields.begin() + 6, fields.end(), std::string_view{"-"});
-    if (fields.end() - dash < 4) return std::nullopt;
+    if (fields.end() - dash < 4 || dash[1].empty()) return std::nullopt;
     const auto id = parse_number<std::uint64_t>(fields[0]);
     const auto parent = parse_number<std::uint64_t>(fields[1]);
     const auto device = parse_device(fields[2]);

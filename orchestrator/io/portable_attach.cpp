@@ -34,6 +34,9 @@ int call_umount_fuse(int, const void* argument) {
     return outcome == EINVAL ? 0 : outcome;  // not mounted any more
 }
 
+/// What marks our loop device: the volume's id, which is the directory's name.
+std::string tag_of(const volume_paths& paths) { return "weft-" + paths.directory.filename().string(); }
+
 /// The FUSE connection of an ended nbdfuse stays mounted and answers ENOTCONN.
 status unmount_fuse(const volume_paths& paths, milliseconds timeout) {
     TRY_ASSIGN(const auto mounts, read_own_mounts());
@@ -62,7 +65,7 @@ result<portable_state> observe_portable(const volume_paths& paths) {
     TRY_ASSIGN(state.nbdfuse, read_live_identity(paths.fuse_identity));
     TRY_ASSIGN(const auto mounts, read_own_mounts());
     state.fuse_mounted = fuse_mounted(paths, mounts);
-    TRY_ASSIGN(state.loops, find_loops(paths.fuse_file));
+    TRY_ASSIGN(state.loops, find_loops(paths.fuse_file, tag_of(paths)));
     for (const auto& loop : state.loops)
         for (const auto& mount : mounts)
             if (mount.device == loop.numbers) state.mount_points.push_back(mount.mount_point);
@@ -74,22 +77,26 @@ result<std::string> attach_portable(const volume_paths& paths, milliseconds time
     TRY_ASSIGN(const auto state, observe_portable(paths));
     if (state.usable) return state.loops.front().device;
     if (!state.loops.empty())
-        return error{errc::busy, fmt::format("{} is still over {}, whose nbdfuse is gone; tear it down first",
-                                             state.loops.front().device, paths.fuse_file.string())};
+        return error{errc::busy, fmt::format("{} is left over from an attachment of {} that is no longer whole; tear it "
+                                             "down first", state.loops.front().device, paths.fuse_file.string())};
     if (!state.nbdfuse || !state.fuse_mounted) {
         if (state.nbdfuse) TRY(terminate(*state.nbdfuse, nbdfuse_grace));  // its mount was taken away
         TRY(unmount_fuse(paths, timeout));                                  // its process was taken away
         TRY(make_directories(paths.fuse_directory));
         TRY(start_nbdfuse(paths, timeout));
     }
-    TRY_ASSIGN(const auto loop, attach_loop(paths.fuse_file));
+    TRY_ASSIGN(const auto loop, attach_loop(paths.fuse_file, tag_of(paths)));
     return loop.device;
 }
 
 namespace {
 
-/// A file system is unmounted from our namespace only when nobody elsewhere holds it, at any of its mount points.
-status refuse_foreign(const portable_state& state) {
+/// Nothing is touched while anybody but us holds the file system, here or in another mount namespace.
+status refuse_foreign(const portable_state& state, const std::filesystem::path& ours) {
+    for (const auto& mount_point : state.mount_points)
+        if (mount_point != ours.string())
+            return error{errc::busy, EBUSY, fmt::format("{} is mounted at {}, too; unmount it there first",
+                                                        state.loops.front().device, mount_point)};
     for (const auto& loop : state.loops) {
         TRY_ASSIGN(const auto holders, foreign_holders(loop.numbers));
         if (!holders.empty())
@@ -99,20 +106,15 @@ status refuse_foreign(const portable_state& state) {
     return ok();
 }
 
-/// With the server gone the last writeback fails by itself (ENOTCONN, EIO); a nbdfuse that hangs is ended first, so that
-/// every request in it fails instead of waiting.
-status end_nbdfuse_first(const portable_state& state) {
-    return state.nbdfuse ? terminate(*state.nbdfuse, nbdfuse_grace) : ok();
-}
-
 }  // namespace
 
 status teardown_portable(const volume_paths& paths, const teardown_options& options) {
     TRY_ASSIGN(const auto state, observe_portable(paths));
-    TRY(refuse_foreign(state));
-    if (options.server_is_gone) TRY(end_nbdfuse_first(state));
-    for (auto target = state.mount_points.rbegin(); target != state.mount_points.rend(); ++target)
-        TRY(unmount_filesystem(*target, options.timeout));
+    TRY(refuse_foreign(state, options.mount_point));
+    // With the server gone, requests that wait in nbdfuse shall fail. Killed, not asked: asked, it would first unmount
+    // lazily, and then a loop device would no longer show which file it is over.
+    if (options.server_is_gone && state.nbdfuse) TRY(kill_now(*state.nbdfuse));
+    if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
     for (const auto& loop : state.loops) TRY(detach_loop(loop, options.timeout));
     // Only now: as long as the loop existed, nbdfuse was its way to the data.
     TRY(unmount_fuse(paths, options.timeout));

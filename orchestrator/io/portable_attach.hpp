@@ -44,6 +44,8 @@ result<portable_state> observe_portable(const volume_paths& paths);
 result<std::string> attach_portable(const volume_paths& paths, std::chrono::milliseconds timeout);
 
 struct teardown_options {
+    std::filesystem::path mount_point;  // ours, <state>/mounts/<id>: the only one that is unmounted. Any other mount of the
+                                        // device (an administrator's bind mount) makes the teardown busy.
     std::chrono::milliseconds timeout{20000};  // for each step that can hang while the volume holds
     bool server_is_gone = false;  // volume server dead or fenced (R5): I/O fails, nothing more can be written; go on
                                   // through I/O errors

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/file.h>
-#include <sys/pidfd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,6 +13,11 @@
 #include <csignal>
 
 #include "nbd-backend/base/ids.hpp"
+
+// The header of glibc 2.36 lacks it.
+extern "C" {
+#include <sys/pidfd.h>
+}
 
 namespace weft {
 
@@ -143,6 +147,26 @@ bool poll_exit(int pidfd, std::chrono::milliseconds timeout) {
     }
 }
 
+bool send_signal(int pidfd, int signal) { return ::pidfd_send_signal(pidfd, signal, nullptr, 0) == 0 || errno == ESRCH; }
+
+status end(const process_identity& identity, bool ask_first, std::chrono::milliseconds grace) {
+    const auto fd = open_pidfd(identity);
+    if (fd.has_error()) {
+        if (fd.error().code == errc::not_found) return ok();
+        return fd.error();
+    }
+    if (ask_first) {
+        // A stopped process handles SIGTERM only after SIGCONT; sent in this order it cannot do work in between.
+        if (!send_signal(fd->get(), SIGTERM) || !send_signal(fd->get(), SIGCONT))
+            return errno_error(errno, fmt::format("signal process {}", identity.pid));
+        if (poll_exit(fd->get(), grace)) return ok();
+    }
+    if (!send_signal(fd->get(), SIGKILL)) return errno_error(errno, fmt::format("kill process {}", identity.pid));
+    if (poll_exit(fd->get(), kill_patience)) return ok();
+    return error{errc::timed_out, fmt::format("process {} does not end, not even of SIGKILL: it waits for a device in "
+                                              "the kernel; it will end when that answers", identity.pid)};
+}
+
 }  // namespace
 
 bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds timeout) {
@@ -151,20 +175,8 @@ bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds t
     return poll_exit(fd->get(), timeout);
 }
 
-status terminate(const process_identity& identity, std::chrono::milliseconds grace) {
-    const auto fd = open_pidfd(identity);
-    if (fd.has_error()) {
-        if (fd.error().code == errc::not_found) return ok();
-        return fd.error();
-    }
-    const auto send = [&](int signal) { return ::pidfd_send_signal(fd->get(), signal, nullptr, 0) == 0 || errno == ESRCH; };
-    // A stopped process handles SIGTERM only after SIGCONT; sent in this order it cannot do work in between.
-    if (!send(SIGTERM) || !send(SIGCONT)) return errno_error(errno, fmt::format("signal process {}", identity.pid));
-    if (poll_exit(fd->get(), grace)) return ok();
-    if (!send(SIGKILL)) return errno_error(errno, fmt::format("kill process {}", identity.pid));
-    if (poll_exit(fd->get(), kill_patience)) return ok();
-    return error{errc::timed_out, fmt::format("process {} does not end, not even of SIGKILL: it waits for a device in "
-                                              "the kernel; it will end when that answers", identity.pid)};
-}
+status terminate(const process_identity& identity, std::chrono::milliseconds grace) { return end(identity, true, grace); }
+
+status kill_now(const process_identity& identity) { return end(identity, false, {}); }
 
 }  // namespace weft

@@ -88,6 +88,9 @@ bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds t
 /// does not even die of SIGKILL within 10 s (uninterruptible I/O). Blocks up to grace + 10 s.
 status terminate(const process_identity& identity, std::chrono::milliseconds grace);
 
+/// SIGKILL at once, for a process whose own way of ending would do harm. Errors as terminate. Blocks up to 10 s.
+status kill_now(const process_identity& identity);
+
 /// Calls back when processes exit; one thread for all of them, sleeping in epoll.
 class exit_watcher {
 public:

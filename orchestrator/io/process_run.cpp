@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +19,11 @@
 
 #include "orchestrator/io/child_setup.hpp"
 #include "orchestrator/io/process.hpp"
+
+// The header of glibc 2.36 lacks it.
+extern "C" {
+#include <sys/pidfd.h>
+}
 
 namespace weft {
 
