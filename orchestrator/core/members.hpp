@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// From records to what a volume server is told: the replicas of every extent, their states and where they are served.
+// Pure.
+#pragma once
+
+#include <vector>
+
+#include "nbd-backend/core/control_message.hpp"
+#include "orchestrator/core/cluster_view.hpp"
+
+namespace weft {
+
+/// One entry per extent, in order; replicas in the record's order (the engine's slots). Errors: unavailable when the
+/// record of a drive is not there, naming it: without an address the engine could not even wait for the replica.
+result<std::vector<core::extent_members>> members_of(const volume_record& record, const cluster_view& view,
+                                                     const node_name& me);
+
+}  // namespace weft

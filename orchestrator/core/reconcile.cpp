@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/core/reconcile.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace weft {
+
+namespace {
+
+/// A damaged volume record may be about any volume id.
+bool any_volume_unreadable(const cluster_view& view) {
+    return std::any_of(view.bad.begin(), view.bad.end(),
+                       [](const auto& entry) { return entry.first.starts_with("volumes/"); });
+}
+
+void plan_attachment(std::vector<action>& plan, const cluster_view& view, const observed_node& observed,
+                     const observed_attachment& seen) {
+    if (seen.at_work) return;
+    const auto* volume = find_volume(view, seen.id);
+    if (volume == nullptr) {
+        if (observed.records_current && !any_volume_unreadable(view))
+            plan.emplace_back(tear_down_fenced{seen.id, seen.epoch, "the volume was removed"});
+        return;
+    }
+    const volume_record& record = volume->record;
+    if (record.epoch < seen.epoch) return;
+    if (record.writer != observed.me || record.epoch != seen.epoch) {
+        std::string why = record.writer == observed.me
+                              ? fmt::format("epoch {} of this node took its place", record.epoch)
+                              : fmt::format("the writer is {} in epoch {}",
+                                            record.writer.empty() ? "nobody" : record.writer.str(), record.epoch);
+        plan.emplace_back(tear_down_fenced{seen.id, seen.epoch, std::move(why)});
+        return;
+    }
+    if (seen.wanted || seen.held) return;
+    if (seen.server_alive && !seen.failed)
+        plan.emplace_back(detach_unused{seen.id, record.name});
+    else
+        plan.emplace_back(tear_down_dead{seen.id, record.name});
+}
+
+void plan_servers(std::vector<action>& plan, const cluster_view& view, const observed_node& observed) {
+    for (const auto& [id, drive] : view.drives) {
+        const bool serving = std::find(observed.serving.begin(), observed.serving.end(), id) != observed.serving.end();
+        if (drive.record.node == observed.me && !serving) plan.emplace_back(start_server{drive.record});
+    }
+    if (!observed.records_current) return;
+    for (const auto& id : observed.serving) {
+        const auto found = view.drives.find(id);
+        const bool unreadable = view.bad.contains(drive_key(id));
+        if (!unreadable && (found == view.drives.end() || found->second.record.node != observed.me))
+            plan.emplace_back(stop_server{id});
+    }
+}
+
+void plan_replicas(std::vector<action>& plan, const cluster_view& view, const observed_node& observed) {
+    if (!observed.records_current) return;
+    for (const auto& [name, volume] : view.volumes)
+        for (const auto& extent : volume.record.extents)
+            for (const auto& replica : extent.replicas)
+                if (replica.node == observed.me && !replica.created)
+                    plan.emplace_back(
+                        create_replica{name, volume.record.id, replica.drive, replica, extent.size_bytes});
+    for (const auto& [id, trash] : view.trash) {
+        const bool unreadable = view.bad.contains(drive_key(trash.record.drive));
+        if (trash.record.node == observed.me && !unreadable)
+            plan.emplace_back(delete_replica{trash.record, view.drives.contains(trash.record.drive)});
+    }
+}
+
+void plan_lost_writers(std::vector<action>& plan, const cluster_view& view, const observed_node& observed) {
+    if (!observed.records_current) return;
+    for (const auto& [name, volume] : view.volumes) {
+        if (volume.record.writer != observed.me) continue;
+        const bool here = std::any_of(observed.attachments.begin(), observed.attachments.end(),
+                                      [&](const observed_attachment& seen) { return seen.id == volume.record.id; });
+        if (!here) plan.emplace_back(abandon_writer{name, volume.record.id, volume.record.epoch});
+    }
+}
+
+}  // namespace
+
+std::vector<action> plan_actions(const cluster_view& view, const observed_node& observed) {
+    std::vector<action> plan;
+    if (view.revision == 0) return plan;  // nothing is known: whatever runs, runs on
+    for (const auto& seen : observed.attachments) plan_attachment(plan, view, observed, seen);
+    std::stable_partition(plan.begin(), plan.end(),
+                          [](const action& a) { return std::holds_alternative<tear_down_fenced>(a); });
+    plan_servers(plan, view, observed);
+    plan_replicas(plan, view, observed);
+    plan_lost_writers(plan, view, observed);
+    return plan;
+}
+
+namespace {
+struct describer {
+    std::string operator()(const start_server& a) const {
+        return fmt::format("start the replica server of drive {}", a.drive.id.str());
+    }
+    std::string operator()(const stop_server& a) const {
+        return fmt::format("stop the replica server of drive {}", a.drive.str());
+    }
+    std::string operator()(const create_replica& a) const {
+        return fmt::format("create replica {} of volume {}", a.replica.id.str(), a.volume);
+    }
+    std::string operator()(const delete_replica& a) const {
+        return fmt::format("delete replica {} of volume {}", a.trash.id.str(), a.trash.volume);
+    }
+    std::string operator()(const detach_unused& a) const { return fmt::format("detach volume {}", a.volume); }
+    std::string operator()(const tear_down_fenced& a) const {
+        return fmt::format("tear down volume {}: {}", a.id.str(), a.why);
+    }
+    std::string operator()(const tear_down_dead& a) const {
+        return fmt::format("tear down volume {}: its volume server is gone", a.volume);
+    }
+    std::string operator()(const abandon_writer& a) const {
+        return fmt::format("give up volume {}, which is not attached here", a.volume);
+    }
+};
+}  // namespace
+
+std::string describe(const action& what) { return std::visit(describer{}, what); }
+
+}  // namespace weft
