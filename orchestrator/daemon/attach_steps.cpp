@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/daemon/attach_steps.hpp"
+
+#include <fmt/format.h>
+
+#include <future>
+#include <system_error>
+
+#include "orchestrator/core/members.hpp"
+#include "orchestrator/core/transitions.hpp"
+#include "orchestrator/daemon/log.hpp"
+#include "orchestrator/io/filesystem.hpp"
+
+namespace weft {
+
+namespace {
+
+constexpr std::chrono::seconds serving_wait{60};   // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
+constexpr std::chrono::seconds device_wait{20};    // nbdfuse and loop
+constexpr std::chrono::seconds step_down_wait{20}; // each step down that can hang while the volume holds
+constexpr std::chrono::seconds end_grace{2};       // between SIGTERM and SIGKILL of a volume server
+
+}  // namespace
+
+std::filesystem::path attach_steps::mount_target(const volume_id& id) const {
+    return env_.options.state_dir / "mounts" / id.str();
+}
+
+result<std::string> attach_steps::holders(const attachment& of) const {
+    TRY_ASSIGN(const auto seen, observe_portable(paths_of(env_.options.runtime_dir, of.id)));
+    std::vector<foreign_mount> all;
+    for (const auto& loop : seen.loops) {
+        TRY_ASSIGN(auto found, foreign_holders(loop.numbers));
+        all.insert(all.end(), found.begin(), found.end());
+    }
+    return all.empty() ? std::string() : describe(all);
+}
+
+void attach_steps::connect(attachment& of, const std::string& name, std::uint64_t epoch,
+                           const process_identity& server) {
+    // The hooks know the link through a weak pointer that is filled in below: a proposal that comes earlier than that is
+    // repeated by the server when nothing answers it, on the connection's next turn.
+    auto self = std::make_shared<std::weak_ptr<control_link>>();
+    auto ready = std::make_shared<std::promise<void>>();
+    control_link::hooks hooks;
+    hooks.on_proposal = [this, self, open = ready->get_future().share(), name, id = of.id,
+                         epoch](core::propose_message proposal) {
+        open.wait();
+        env_.proposals.hand_in({*self, name, id, epoch, std::move(proposal)});
+    };
+    hooks.on_notice = [this, name](const core::notice& said) {
+        const auto level = said.severity == core::notice::level::info      ? severity::info
+                           : said.severity == core::notice::level::warning ? severity::warning
+                                                                           : severity::error;
+        env_.events.emit(level, "volume " + name, said.text);
+    };
+    hooks.on_change = env_.wake_reconciler;
+    auto link =
+        std::make_shared<control_link>(paths_of(env_.options.runtime_dir, of.id), of.id, epoch, std::move(hooks));
+    *self = link;
+    ready->set_value();
+    const auto token = env_.exits.watch(server, [this, weak = std::weak_ptr(link), name] {
+        if (const auto watched = weak.lock()) watched->server_exited();
+        env_.wake_reconciler();
+    });
+    const std::lock_guard lock(of.state);
+    of.name = name;
+    of.link = std::move(link);
+    of.exit_token = token;
+}
+
+void attach_steps::disconnect(attachment& of) {
+    std::shared_ptr<control_link> link;
+    std::uint64_t token = 0;
+    {
+        const std::lock_guard lock(of.state);
+        link.swap(of.link);
+        std::swap(token, of.exit_token);
+    }
+    if (token != 0) env_.exits.forget(token);
+}
+
+void attach_steps::adopt(attachment& of, const core::attach_config& config, const process_identity& server) {
+    connect(of, config.volume, config.epoch, server);
+    const auto seen = observe_portable(paths_of(env_.options.runtime_dir, of.id));
+    const std::lock_guard lock(of.state);
+    if (seen.has_value() && !seen->mount_points.empty()) of.mountpoint = mount_target(of.id) / "data";
+}
+
+result<volume_record> attach_steps::become_writer(const volume_record& record, bool force) {
+    if (!env_.lease.held())
+        return error{errc::unavailable,
+                     "this node's lease is not renewed now (is the store reachable?), so it must not become a writer"};
+    node_name before;
+    std::string way;
+    const auto changed = env_.records.change(record.name, record.id, [&](volume_record now) -> result<volume_record> {
+        before = now.writer;
+        auto liveness = writer_liveness::expired;
+        if (!now.writer.empty() && now.writer != env_.options.node) {
+            TRY_ASSIGN(const auto left, lease_remaining(env_.cluster, now.writer));
+            if (left.count() > 0) liveness = writer_liveness::alive;
+            way = liveness == writer_liveness::alive ? "by force" : "its lease has run out";
+        }
+        return attach(std::move(now), env_.options.node, liveness, force);
+    });
+    if (changed.has_error()) return changed.error();
+    if (!before.empty() && before != env_.options.node)
+        env_.events.emit(severity::warning, "volume " + record.name,
+                         fmt::format("taken over from node {} ({}), epoch {}", before.str(), way,
+                                     changed->record.epoch));
+    return changed->record;
+}
+
+result<core::attach_config> attach_steps::config_for(const volume_record& before, const volume_record& now) {
+    auto members = members_of(now, *env_.cache.view(), env_.options.node);
+    if (members.has_error()) {  // a drive that was added a moment ago elsewhere
+        TRY(env_.cache.refresh());
+        members = members_of(now, *env_.cache.view(), env_.options.node);
+    }
+    if (members.has_error()) return std::move(members).error();
+    const auto ms = [](std::chrono::milliseconds time) { return static_cast<std::uint32_t>(time.count()); };
+    core::attach_config config;
+    config.volume = now.name;
+    config.id = now.id;
+    config.epoch = now.epoch;
+    config.clean = before.clean && before.writer.empty();
+    config.min_replicas = now.min_replicas;
+    config.request_timeout_ms = ms(env_.options.request_timeout);
+    config.reconnect_window_ms = ms(env_.options.reconnect_window);
+    config.attach_timeout_ms = ms(env_.options.attach_timeout);
+    config.extents = std::move(*members);
+    return config;
+}
+
+status attach_steps::start_server(attachment& of, const volume_record& before, const volume_record& now) {
+    TRY_ASSIGN(auto config, config_for(before, now));
+    const auto server = start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
+    if (server.has_error()) return server.error().within("start the volume server");
+    connect(of, now.name, now.epoch, *server);
+    env_.wake_reconciler();  // members may have changed since the config was made
+    const auto serving = of.current_link()->wait_serving(serving_wait);
+    if (serving.has_error()) return serving.error().within("the volume server does not serve yet");
+    return ok();
+}
+
+status attach_steps::clear_old_stack(attachment& of, const volume_record& record) {
+    TRY_ASSIGN(const auto server, find_volume_server(env_.options.runtime_dir, of.id));
+    const auto config = read_attach_config(env_.options.runtime_dir, of.id);
+    const auto link = of.current_link();
+    const bool ours = server && config.has_value() && *config && (*config)->epoch == record.epoch &&
+                      record.writer == env_.options.node;
+    if (ours && link && link->detaching() && !link->failed()) return detach(of);
+    if (auto taken = take_apart(of); taken.has_error())
+        return taken.error().within("an earlier attachment of this volume on this node cannot be taken apart");
+    return ok();
+}
+
+result<attach_steps::attached> attach_steps::ensure_attached(attachment& of, const volume_record& record, bool force) {
+    const auto link = of.current_link();
+    const bool ours = record.writer == env_.options.node && link && link->epoch() == record.epoch && !link->exited() &&
+                      !link->failed() && !link->detaching();
+    if (ours) {
+        TRY(link->wait_serving(serving_wait));
+        return attached{record, false};
+    }
+    TRY(clear_old_stack(of, record));
+    TRY_ASSIGN(const auto before, env_.records.read(record.name));
+    if (!before || before->record.id != record.id)
+        return error{errc::not_found, fmt::format("there is no volume '{}' (any more)", record.name)};
+    TRY_ASSIGN(auto now, become_writer(before->record, force));
+    const auto started = start_server(of, before->record, now);
+    if (started.has_value()) {
+        env_.events.emit(severity::info, "volume " + now.name, fmt::format("attached, epoch {}", now.epoch));
+        return attached{std::move(now), true};
+    }
+    // Nothing was served to anybody: what this call made goes away again; no Unmount will come for it.
+    if (const auto cleared = take_apart(of); cleared.has_error())
+        log(log_level::warning, "attach", "could not take a failed attach apart, the reconciler goes on",
+            {{"volume", now.name}, {"error", cleared.error().text}});
+    if (const auto given_up = abandon(now.name, now.id, now.epoch); given_up.has_error())
+        log(log_level::warning, "attach", "could not give a failed attach up, the reconciler goes on",
+            {{"volume", now.name}, {"error", given_up.error().text}});
+    return started.error();
+}
+
+result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& record) {
+    const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    TRY_ASSIGN(const auto seen, observe_portable(paths));
+    if (!seen.nothing() && !seen.usable && !seen.loops.empty()) {
+        // nbdfuse died under the loop device: I/O there has failed, only a new stack helps.
+        TRY(teardown_portable(paths, {mount_target(of.id), step_down_wait, true}));
+    }
+    TRY_ASSIGN(const std::string device, attach_portable(paths, device_wait));
+    if (seen.mount_points.empty() || !seen.usable) {
+        const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
+        if (made.has_error()) return made.error();
+        if (!record.formatted) {
+            TRY(env_.records.change(record.name, record.id, [&](volume_record now) {
+                return mark_formatted(std::move(now), env_.options.node, record.epoch);
+            }));
+            if (*made == format_outcome::made)
+                env_.events.emit(severity::info, "volume " + record.name,
+                                 fmt::format("formatted with {}", to_string(record.fs)));
+        }
+    }
+    TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id)));
+    const std::lock_guard lock(of.state);
+    of.mountpoint = where;
+    return where;
+}
+
+status attach_steps::remove_remains(attachment& of) {
+    TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
+    disconnect(of);
+    TRY(remove_volume_directory(env_.options.runtime_dir, of.id));
+    std::error_code ignored;  // an empty directory that stays is of no consequence
+    std::filesystem::remove(mount_target(of.id), ignored);
+    return env_.table.forget_references(of);
+}
+
+status attach_steps::take_apart(attachment& of) {
+    TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
+    if (const auto link = of.current_link()) link->server_exited();
+    TRY(teardown_portable(paths_of(env_.options.runtime_dir, of.id), {mount_target(of.id), step_down_wait, true}));
+    return remove_remains(of);
+}
+
+status attach_steps::abandon(const std::string& name, const volume_id& id, std::uint64_t epoch) {
+    const auto changed = env_.records.change(name, id, [&](volume_record now) {
+        return weft::abandon(std::move(now), env_.options.node, epoch);
+    });
+    if (changed.has_value() || changed.error().code == errc::stale_epoch || changed.error().code == errc::not_found)
+        return ok();  // not ours (any more) is what was wanted
+    return changed.error();
+}
+
+status attach_steps::detach(attachment& of) {
+    const auto link = of.current_link();
+    const std::string name = of.volume_name();
+    const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    const std::uint64_t epoch = link ? link->epoch() : 0;
+    if (!link || link->exited() || link->failed()) {
+        TRY(take_apart(of));
+        if (epoch == 0) return ok();
+        env_.events.emit(severity::warning, "volume " + name,
+                         "taken apart after its volume server had gone; the next attach recovers it");
+        return abandon(name, of.id, epoch);
+    }
+    TRY_ASSIGN(const auto seen, observe_portable(paths));
+    TRY(teardown_portable(paths, {mount_target(of.id), step_down_wait, !seen.nothing() && !seen.usable}));
+    {
+        const std::lock_guard lock(of.state);
+        of.mountpoint.clear();
+    }
+    if (const auto flushed = link->detach(step_down_wait); flushed.has_error()) {
+        const errc code = flushed.error().code;
+        if (code != errc::stale_epoch && code != errc::unavailable) return flushed;
+        TRY(take_apart(of));  // fenced or dead meanwhile
+        return abandon(name, of.id, epoch);
+    }
+    const auto released = env_.records.change(name, of.id, [&](volume_record now) {
+        return release(std::move(now), env_.options.node, epoch);
+    });
+    if (released.has_error() && released.error().code != errc::stale_epoch && released.error().code != errc::not_found)
+        return released.error();
+    TRY(remove_remains(of));
+    env_.events.emit(severity::info, "volume " + name, "detached");
+    return ok();
+}
+
+}  // namespace weft

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps from a record to a mounted file system and back, each of which finds out what is already there: a kill -9
+// between any two of them leaves something that the next call, or the reconciler, finishes or takes apart.
+//
+//   up    record (writer = me, epoch + 1) → volume server → serving → nbdfuse, loop → mkfs if due → mount
+//   down  umount, loop, nbdfuse → server flushed (R11) → record (writer = nobody, clean) → server ends → files removed
+//
+// Down, in order of the data; the record is released only when everything is on the replicas, and the server is killed
+// only after it was released or when the record says that we are not the writer (R5).
+// Precondition of every call: the attachment's `operation` is held by the caller. Blocking; any thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "orchestrator/core/daemon_options.hpp"
+#include "orchestrator/daemon/attachment.hpp"
+#include "orchestrator/daemon/event_log.hpp"
+#include "orchestrator/daemon/lease_keeper.hpp"
+#include "orchestrator/daemon/proposal_desk.hpp"
+#include "orchestrator/daemon/volume_records.hpp"
+#include "orchestrator/io/portable_attach.hpp"
+
+namespace weft {
+
+class attach_steps {
+public:
+    struct environment {
+        const daemon_options& options;
+        store& cluster;
+        cluster_cache& cache;
+        volume_records& records;
+        event_log& events;
+        lease_keeper& lease;
+        attachment_table& table;
+        proposal_desk& proposals;
+        exit_watcher& exits;
+        std::function<void()> wake_reconciler;
+    };
+    explicit attach_steps(environment around) : env_(std::move(around)) {}
+
+    /// The record has us as the writer and our server serves. Returns the record then, and whether this call attached.
+    /// A failure leaves nothing of this call behind. Errors: busy (a live writer elsewhere, or an old stack of this
+    /// volume that is still held here), no_quorum, timed_out (names the replicas that it waited for), unavailable.
+    struct attached {
+        volume_record record;
+        bool made = false;
+    };
+    result<attached> ensure_attached(attachment& of, const volume_record& record, bool force);
+
+    /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system found there
+    /// must not be touched; io_failed, timed_out.
+    result<std::string> ensure_mounted(attachment& of, const volume_record& record);
+
+    /// Down, whatever the state is: in order if the server lives and is ours, by force if it is dead. Does not ask whether
+    /// the volume is in use. Errors: busy (another mount namespace holds it), timed_out, unavailable: call again.
+    status detach(attachment& of);
+    /// R5 and leftovers: kills the server first, then takes the rest apart. Errors: busy (held: the rest stays).
+    status take_apart(attachment& of);
+    /// The record names us and nothing is here. Errors: the store's.
+    status abandon(const std::string& name, const volume_id& id, std::uint64_t epoch);
+
+    /// Connects to a server that an earlier weftd started.
+    void adopt(attachment& of, const core::attach_config& config, const process_identity& server);
+
+    /// Nobody's mount namespace but ours has the file system. "Cannot know" is an error.
+    result<std::string> holders(const attachment& of) const;
+    [[nodiscard]] std::filesystem::path mount_target(const volume_id& id) const;
+
+private:
+    status clear_old_stack(attachment& of, const volume_record& record);
+    result<volume_record> become_writer(const volume_record& record, bool force);
+    status start_server(attachment& of, const volume_record& before, const volume_record& now);
+    void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
+    void disconnect(attachment& of);
+    status remove_remains(attachment& of);
+    result<core::attach_config> config_for(const volume_record& before, const volume_record& now);
+
+    const environment env_;
+};
+
+}  // namespace weft

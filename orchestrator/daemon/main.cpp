@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// weftd --config FILE: the command line. Exit codes: 0 stopped in order, 1 could not start, 2 wrong command line or
+// config file.
+#include <fmt/format.h>
+
+#include <boost/program_options.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "orchestrator/core/names.hpp"
+#include "orchestrator/daemon/daemon.hpp"
+#include "orchestrator/daemon/log.hpp"
+#include "orchestrator/io/atomic_file.hpp"
+
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr int exit_failed = 1;
+constexpr int exit_usage = 2;
+
+int usage_error(const std::string& text) {
+    std::cerr << "weftd: " << text << "\n";
+    return exit_usage;
+}
+
+weft::result<weft::daemon_options> load_options(const std::string& path) {
+    TRY_ASSIGN(const auto text, weft::read_file(path));
+    if (!text) return weft::error{weft::errc::not_found, "there is no such file"};
+    std::error_code failed;
+    const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
+    return weft::parse_daemon_options(*text, failed ? std::filesystem::path("/usr/libexec/weft") : self.parent_path());
+}
+
+void print_help(const po::options_description& arguments) {
+    std::cout << "weftd - the node agent of Weft: replicated volumes for Docker\n\n"
+                 "Usage: weftd --config FILE\n\n"
+              << arguments << "\nKeys of the config file (key = value, # begins a comment):\n"
+              << weft::describe_daemon_options();
+}
+
+int run(int argc, char** argv) {
+    po::options_description arguments("Options");
+    std::string config;
+    auto add = arguments.add_options();
+    add("config,c", po::value(&config)->value_name("FILE"), "the config file");
+    add("check-config", "read the config file, say whether it is good, and end");
+    add("help,h", "this text");
+    add("version", "the version");
+    po::variables_map given;
+    try {
+        po::store(po::command_line_parser(argc, argv).options(arguments).positional({}).run(), given);
+        po::notify(given);
+    } catch (const po::error& e) {
+        return usage_error(weft::printable(e.what(), 200) + " (see weftd --help)");
+    }
+    if (given.count("help") != 0) {
+        print_help(arguments);
+        return 0;
+    }
+    if (given.count("version") != 0) {
+        std::cout << "weftd " << WEFT_VERSION << "\n";
+        return 0;
+    }
+    if (config.empty()) return usage_error("--config FILE is missing (see weftd --help)");
+    const auto options = load_options(config);
+    if (options.has_error()) return usage_error(weft::printable(config, 200) + ": " + options.error().text);
+    if (given.count("check-config") != 0) {
+        std::cout << config << ": good\n";
+        return 0;
+    }
+    if (const auto ended = weft::run_daemon(*options); ended.has_error()) {
+        weft::log(weft::log_level::error, "weftd", "cannot start", {{"error", ended.error().text}});
+        return exit_failed;
+    }
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& e) {  // out of memory, no thread: nothing that a caller could act on
+        weft::log(weft::log_level::error, "weftd", "ended by an exception", {{"what", e.what()}});
+        return exit_failed;
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/daemon/volume_catalog.hpp"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "orchestrator/core/create_options.hpp"
+#include "orchestrator/core/names.hpp"
+#include "orchestrator/core/placement.hpp"
+#include "orchestrator/core/transitions.hpp"
+#include "orchestrator/daemon/clock.hpp"
+#include "orchestrator/daemon/log.hpp"
+
+namespace weft {
+
+namespace {
+
+constexpr std::chrono::seconds ready_wait{60};  // half of dockerd's patience with a Create (docker-plugin facts, 3.2)
+constexpr int races_max = 32;
+
+std::set<std::string> nodes_without_files(const volume_record& record) {
+    std::set<std::string> nodes;
+    for (const auto& extent : record.extents)
+        for (const auto& replica : extent.replicas)
+            if (!replica.created) nodes.insert(replica.node.str());
+    return nodes;
+}
+
+}  // namespace
+
+result<volume_record> volume_catalog::draft(const std::string& name, const volume_options& options) {
+    TRY_ASSIGN(const auto wanted, parse_create_options(options));
+    TRY(env_.cache.refresh());  // the newest leases and free space
+    const auto view = env_.cache.view();
+    std::vector<drive_record> drives;
+    for (const auto& [id, drive] : view->drives) drives.push_back(drive.record);
+    std::vector<volume_record> volumes;
+    for (const auto& [other, volume] : view->volumes) volumes.push_back(volume.record);
+
+    placement_request request;
+    request.extent_sizes = split_extents(wanted.size_bytes, env_.options.extent_size_bytes);
+    request.replicas = wanted.replicas;
+    request.local = env_.options.node;
+    TRY_ASSIGN(const auto places, place_volume(make_pool(drives, volumes), living_nodes(*view, monotonic_now()), request));
+
+    volume_record record;
+    record.name = name;
+    record.id = volume_id(make_uuid());
+    record.size_bytes = wanted.size_bytes;
+    record.fs = wanted.fs;
+    record.fs_uuid = make_uuid();
+    record.replicas_wanted = wanted.replicas;
+    record.min_replicas = wanted.min_replicas;
+    record.created_at = render_time(unix_now_ms() / 1000 * 1000);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        extent_record extent;
+        extent.size_bytes = request.extent_sizes[i];
+        for (const auto& place : places[i])
+            extent.replicas.push_back({replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date,
+                                       false, true});
+        record.extents.push_back(std::move(extent));
+    }
+    TRY(check(record));
+    return record;
+}
+
+status volume_catalog::create(const std::string& name, const volume_options& options) {
+    TRY(check_volume_name(name));
+    for (int race = 0; race < races_max; ++race) {
+        TRY_ASSIGN(const auto held, env_.records.read(name));
+        if (held) return wait_ready(held->record);
+        TRY_ASSIGN(const auto record, draft(name, options));
+        store_commit change;
+        change.expect = {{volume_key(name), 0}};
+        change.puts = {{volume_key(name), encode(record)}};
+        const auto committed = env_.cluster.commit(change);
+        if (committed.has_value()) {
+            env_.cache.put(volume_key(name), encode(record), *committed);
+            env_.events.emit(severity::info, "volume " + name,
+                             fmt::format("created: {}, {} replicas", render_size(record.size_bytes),
+                                         record.replicas_wanted));
+            env_.wake_reconciler();
+            return wait_ready(record);
+        }
+        if (committed.error().code != errc::conflict && committed.error().code != errc::outcome_unknown)
+            return committed.error();
+    }
+    return error{errc::conflict, fmt::format("volume '{}' comes and goes faster than it can be followed", name)};
+}
+
+status volume_catalog::wait_ready(const volume_record& record) {
+    // An existing volume whose replicas are all there is ready whatever else is going on, so the answer is immediate.
+    if (record.ready()) return ok();
+    const auto deadline = std::chrono::steady_clock::now() + ready_wait;
+    bool gone = false;
+    const bool ready = env_.cache.wait_until(
+        [&](const cluster_view& view) {
+            const auto* now = find_volume(view, record.id);
+            gone = now == nullptr && view.revision > 0 && !view.volumes.contains(record.name);
+            return gone || (now != nullptr && now->record.ready());
+        },
+        deadline);
+    if (gone)
+        return error{errc::conflict, fmt::format("volume '{}' was removed while it was being created", record.name)};
+    if (ready) return ok();
+    if (std::chrono::steady_clock::now() < deadline) return error{errc::shutting_down, "weftd is stopping"};
+
+    TRY_ASSIGN(const auto held, env_.records.read(record.name));
+    if (!held || held->record.id != record.id)
+        return error{errc::conflict, fmt::format("volume '{}' was removed while it was being created", record.name)};
+    if (held->record.ready()) return ok();
+    std::string late;
+    for (const auto& node : nodes_without_files(held->record)) late += fmt::format("{}{}", late.empty() ? "" : ", ", node);
+    const auto undone = to_trash(held->record, held->revision);
+    return error{errc::timed_out,
+                 fmt::format("node {} did not make its replica of volume '{}' within {} s; see `weft events`{}", late,
+                             record.name, ready_wait.count(),
+                             undone.has_error() ? "; removing the volume again failed: " + undone.error().text : "")};
+}
+
+status volume_catalog::to_trash(const volume_record& record, std::uint64_t revision) {
+    store_commit change;
+    change.expect = {{volume_key(record.name), revision}};
+    change.erases = {volume_key(record.name)};
+    for (const auto& extent : record.extents)
+        for (const auto& replica : extent.replicas)
+            change.puts.push_back(
+                {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, record.name})});
+    TRY_ASSIGN(const auto committed, env_.cluster.commit(change));
+    env_.cache.erase(volume_key(record.name), committed);
+    for (const auto& put : change.puts) env_.cache.put(put.key, put.value, committed);
+    env_.wake_reconciler();
+    return ok();
+}
+
+status volume_catalog::remove(const std::string& name) {
+    TRY(check_volume_name(name));
+    volume_id removing;
+    for (int race = 0; race < races_max; ++race) {
+        TRY_ASSIGN(const auto held, env_.records.read(name));
+        if (!held || (!removing.empty() && held->record.id != removing)) {
+            // Gone after a commit whose outcome we do not know, or removed by somebody else at the same time.
+            if (!removing.empty()) return ok();
+            return error{errc::not_found, fmt::format("there is no volume '{}'", name)};
+        }
+        removing = held->record.id;
+        const auto& record = held->record;
+        TRY(env_.keeper.make_idle(record));
+        TRY_ASSIGN(const auto now, env_.records.read(name));
+        if (!now || now->record.id != removing) continue;
+        auto liveness = writer_liveness::expired;
+        if (!now->record.writer.empty()) {
+            TRY_ASSIGN(const auto left, lease_remaining(env_.cluster, now->record.writer));
+            if (left.count() > 0) liveness = writer_liveness::alive;
+        }
+        TRY(may_remove(now->record, liveness));
+        const auto done = to_trash(now->record, now->revision);
+        if (done.has_value()) {
+            env_.events.emit(severity::info, "volume " + name, "removed");
+            return ok();
+        }
+        if (done.error().code != errc::conflict && done.error().code != errc::outcome_unknown) return done;
+    }
+    return error{errc::conflict, fmt::format("the record of volume '{}' changes faster than it can be followed", name)};
+}
+
+}  // namespace weft

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Making and removing volumes: changes of the store that the nodes then carry out (create_replica, trash).
+//
+// Create is idempotent cluster-wide: of several creators one commit wins, the others find the volume and wait for it like
+// the winner. The record is there first, then the files; create answers when all files are. If a node does not deliver in
+// time the volume is removed again and the error names that node. Remove takes the name away and hands every replica to
+// the trash in one commit, so it needs no node but this one.
+// Blocks (create: up to ready_wait); any thread; holds no lock meanwhile.
+#pragma once
+
+#include <string>
+
+#include "orchestrator/api/service.hpp"
+#include "orchestrator/daemon/cluster_cache.hpp"
+#include "orchestrator/daemon/event_log.hpp"
+#include "orchestrator/daemon/volume_keeper.hpp"
+
+namespace weft {
+
+class volume_catalog {
+public:
+    struct environment {
+        const daemon_options& options;
+        store& cluster;
+        cluster_cache& cache;
+        volume_records& records;
+        event_log& events;
+        volume_keeper& keeper;
+        std::function<void()> wake_reconciler;
+    };
+    explicit volume_catalog(environment around) : env_(std::move(around)) {}
+
+    status create(const std::string& name, const volume_options& options);
+    status remove(const std::string& name);
+
+private:
+    result<volume_record> draft(const std::string& name, const volume_options& options);
+    status wait_ready(const volume_record& record);
+    status to_trash(const volume_record& record, std::uint64_t revision);
+
+    const environment env_;
+};
+
+}  // namespace weft

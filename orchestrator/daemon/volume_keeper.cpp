@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/daemon/volume_keeper.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "orchestrator/core/members.hpp"
+#include "orchestrator/core/names.hpp"
+#include "orchestrator/daemon/clock.hpp"
+#include "orchestrator/daemon/log.hpp"
+
+namespace weft {
+
+namespace {
+
+// References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount again
+// what its containers use.
+constexpr std::chrono::seconds suspect_grace{10};
+// A dead container's mount namespace ends a moment after dockerd's Unmount, and no event tells of it.
+constexpr std::chrono::milliseconds namespace_end_wait{2000};
+constexpr std::chrono::milliseconds namespace_look_pause{50};
+
+error no_such_volume(const std::string& name) {
+    return error{errc::not_found, fmt::format("there is no volume '{}'", printable(name))};
+}
+
+}  // namespace
+
+std::vector<volume_id> volume_keeper::present() const {
+    auto ids = list_volume_directories(env_.options.runtime_dir);
+    if (ids.has_value()) return std::move(*ids);
+    log(log_level::warning, "volumes", "cannot list the attachments", {{"error", ids.error().text}});
+    return {};
+}
+
+void volume_keeper::adopt() {
+    const auto here = present();
+    std::set<volume_id> all(here.begin(), here.end());
+    if (const auto referenced = env_.table.with_references(); referenced.has_value())
+        all.insert(referenced->begin(), referenced->end());
+    for (const auto& id : all) {
+        const auto of = env_.table.entry(id);
+        if (const auto loaded = env_.table.load_references(*of); loaded.has_error())
+            log(log_level::error, "volumes", "references are not readable, counting none",
+                {{"volume", id.str()}, {"error", loaded.error().text}});
+        const bool has_directory = std::find(here.begin(), here.end(), id) != here.end();
+        if (!has_directory) {  // a reboot: the mounts that were referenced are gone
+            if (const auto forgotten = env_.table.forget_references(*of); forgotten.has_error())
+                log(log_level::warning, "volumes", "cannot remove old references",
+                    {{"volume", id.str()}, {"error", forgotten.error().text}});
+            continue;
+        }
+        const auto server = find_volume_server(env_.options.runtime_dir, id);
+        const auto config = read_attach_config(env_.options.runtime_dir, id);
+        if (config.has_value() && *config) {
+            const std::lock_guard lock(of->state);
+            of->name = (*config)->volume;
+        }
+        if (server.has_value() && *server && config.has_value() && *config) {
+            steps_.adopt(*of, **config, **server);
+            log(log_level::info, "volumes", "adopted a running attachment",
+                {{"volume", (*config)->volume}, {"epoch", fmt::format("{}", (*config)->epoch)}});
+        }
+    }
+}
+
+void volume_keeper::give_up() {
+    stop_.stop();
+    for (const auto& of : env_.table.all())
+        if (const auto link = of->current_link()) link->give_up();
+}
+
+result<volume_record> volume_keeper::record_for(const std::string& name, bool force) {
+    TRY(check_volume_name(name));
+    auto held = env_.records.read(name);
+    if (held.has_value()) {
+        if (!*held) return no_such_volume(name);
+        return std::move((*held)->record);
+    }
+    // Without the store only what is attached here can be used, and only as it is.
+    const auto view = env_.cache.view();
+    const auto cached = view->volumes.find(name);
+    if (force || cached == view->volumes.end()) return std::move(held).error();
+    const auto of = env_.table.find(cached->second.record.id);
+    const auto link = of ? of->current_link() : nullptr;
+    if (!link || link->exited() || link->failed() || link->epoch() != cached->second.record.epoch ||
+        cached->second.record.writer != env_.options.node)
+        return std::move(held).error();
+    return cached->second.record;
+}
+
+result<std::string> volume_keeper::mount_locked(attachment& of, const volume_record& record,
+                                                const std::string& mount_id) {
+    TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, record, false));
+    auto where = steps_.ensure_mounted(of, attached.record);
+    if (where.has_value()) {
+        auto uses = uses_of(of);
+        uses.refs.add(mount_id);
+        const auto stored = env_.table.store_references(of, uses.refs, uses.administrative);
+        if (stored.has_value()) return where;
+        where = stored.error().within("record the reference");
+    }
+    if (of.used()) return where;  // somebody else's attachment stays
+    if (const auto down = steps_.detach(of); down.has_error())
+        log(log_level::warning, "volumes", "could not undo a failed mount at once, the reconciler goes on",
+            {{"volume", record.name}, {"error", down.error().text}});
+    env_.wake_reconciler();
+    return where;
+}
+
+result<std::string> volume_keeper::mount(const std::string& name, const std::string& mount_id) {
+    TRY(check_mount_id(mount_id));
+    TRY_ASSIGN(const auto first_look, record_for(name, false));
+    const auto of = env_.table.entry(first_look.id);
+    const std::lock_guard operation(of->operation);
+    TRY_ASSIGN(const auto record, record_for(name, false));  // while we waited for the lock it may have moved
+    if (record.id != of->id)
+        return error{errc::conflict, fmt::format("volume '{}' was removed and made again meanwhile; try again", name)};
+    {
+        const std::lock_guard lock(of->state);
+        of->name = name;
+    }
+    auto where = mount_locked(*of, record, mount_id);
+    if (where.has_error()) return std::move(where).error().within(fmt::format("mount volume '{}'", name));
+    return where;
+}
+
+status volume_keeper::go_down_when_free(attachment& of) {
+    const auto deadline = monotonic_now() + namespace_end_wait;
+    while (true) {
+        TRY_ASSIGN(const auto holders, steps_.holders(of));
+        if (holders.empty()) return steps_.detach(of);
+        if (monotonic_now() >= deadline)
+            return error{errc::busy, fmt::format("its file system is still {}", holders)};
+        if (stop_.wait_for(namespace_look_pause)) return error{errc::shutting_down, "weftd is stopping"};
+    }
+}
+
+status volume_keeper::unmount(const std::string& name, const std::string& mount_id) {
+    TRY(check_volume_name(name));
+    TRY(check_mount_id(mount_id));
+    for (const auto& of : env_.table.all()) {
+        if (of->volume_name() != name) continue;
+        const std::lock_guard operation(of->operation);
+        auto uses = uses_of(*of);
+        if (!uses.refs.remove(mount_id)) continue;
+        TRY(env_.table.store_references(*of, uses.refs, uses.administrative));
+        if (!uses.refs.empty() || uses.administrative) return ok();
+        // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down later.
+        if (const auto down = go_down_when_free(*of); down.has_error())
+            log(log_level::info, "volumes", "not taken down yet", {{"volume", name}, {"why", down.error().text}});
+        env_.wake_reconciler();
+        return ok();
+    }
+    return ok();  // an ID that nobody knows is success for Docker
+}
+
+result<attachment_view> volume_keeper::attach(const std::string& name, bool force) {
+    TRY_ASSIGN(const auto first_look, record_for(name, force));
+    const auto of = env_.table.entry(first_look.id);
+    const std::lock_guard operation(of->operation);
+    TRY_ASSIGN(const auto record, record_for(name, force));
+    if (record.id != of->id)
+        return error{errc::conflict, fmt::format("volume '{}' was removed and made again meanwhile; try again", name)};
+    {
+        const std::lock_guard lock(of->state);
+        of->name = name;
+    }
+    auto attached = steps_.ensure_attached(*of, record, force);
+    if (attached.has_error()) return std::move(attached).error().within(fmt::format("attach volume '{}'", name));
+    TRY(env_.table.store_references(*of, uses_of(*of).refs, true));
+    return attachment_view{volume_uri(paths_of(env_.options.runtime_dir, of->id)), attached->record.epoch};
+}
+
+status volume_keeper::detach(const std::string& name) {
+    TRY(check_volume_name(name));
+    for (const auto& of : env_.table.all()) {
+        if (of->volume_name() != name) continue;
+        const std::lock_guard operation(of->operation);
+        const auto uses = uses_of(*of);
+        if (!uses.administrative) continue;
+        TRY(env_.table.store_references(*of, uses.refs, false));
+        if (!uses.refs.unused()) return ok();
+        auto down = go_down_when_free(*of);
+        env_.wake_reconciler();
+        if (down.has_error()) return down.error().within("not used any more, but not detached yet");
+        return ok();
+    }
+    return error{errc::not_found,
+                 fmt::format("volume '{}' is not attached by an administrator on this node", printable(name))};
+}
+
+volume_keeper::use_set volume_keeper::uses_of(const attachment& of) {
+    const std::lock_guard lock(of.state);
+    use_set copy{of.refs, of.administrative};
+    if (of.dockerd_restarted) copy.refs.activate();
+    return copy;
+}
+
+void volume_keeper::note_restart(attachment& of) {
+    {
+        const std::lock_guard lock(of.state);
+        if (!of.dockerd_restarted) return;
+    }
+    const auto noted = uses_of(of);
+    if (const auto stored = env_.table.store_references(of, noted.refs, noted.administrative); stored.has_error())
+        log(log_level::error, "volumes", "cannot note that dockerd was restarted",
+            {{"volume", of.volume_name()}, {"error", stored.error().text}});
+}
+
+void volume_keeper::dockerd_started() {
+    // dockerd waits for the answer before it starts, so this must not wait for a mount that is under way: who holds
+    // `operation` notes the restart with the next change of the references.
+    for (const auto& of : env_.table.all()) {
+        {
+            const std::lock_guard lock(of->state);
+            if (of->refs.empty()) continue;
+            of->dockerd_restarted = true;
+        }
+        const std::unique_lock operation(of->operation, std::try_to_lock);
+        if (!operation.owns_lock()) continue;
+        note_restart(*of);
+    }
+    env_.wake_reconciler();
+}
+
+status volume_keeper::make_idle(const volume_record& record) {
+    const auto here = present();
+    const auto of = env_.table.entry(record.id);
+    const std::lock_guard operation(of->operation);
+    if (of->used())
+        return error{errc::busy, fmt::format("volume '{}' is in use on this node ({})", record.name,
+                                             env_.options.node.str())};
+    if (std::find(here.begin(), here.end(), record.id) != here.end()) return go_down_when_free(*of);
+    if (record.writer == env_.options.node) return steps_.abandon(record.name, record.id, record.epoch);
+    return ok();
+}
+
+std::string volume_keeper::mountpoint_of(const volume_id& id) const {
+    const auto of = env_.table.find(id);
+    if (!of) return {};
+    const std::lock_guard lock(of->state);
+    return of->mountpoint;
+}
+
+std::vector<core::engine_status> volume_keeper::live_status_of(const volume_id& id) const {
+    const auto of = env_.table.find(id);
+    const auto link = of ? of->current_link() : nullptr;
+    return link && !link->exited() ? link->latest() : std::vector<core::engine_status>{};
+}
+
+bool volume_keeper::count_as_used(attachment& of, bool held) {
+    const std::lock_guard lock(of.state);
+    if (of.administrative || !of.refs.unused()) return true;
+    if (of.refs.empty() || held) {
+        of.idle_since.reset();
+        return false;
+    }
+    if (!of.idle_since) of.idle_since = monotonic_now();
+    return monotonic_now() - *of.idle_since < suspect_grace;
+}
+
+observed_attachment volume_keeper::observe_one(attachment& of) {
+    observed_attachment seen;
+    seen.id = of.id;
+    const std::unique_lock operation(of.operation, std::try_to_lock);
+    if (!operation.owns_lock()) {
+        seen.at_work = true;
+        return seen;
+    }
+    note_restart(of);
+    const auto server = find_volume_server(env_.options.runtime_dir, of.id);
+    const auto config = read_attach_config(env_.options.runtime_dir, of.id);
+    if (server.has_error() || config.has_error()) {
+        // Remains without a readable config: epoch 0, so the record decides; an unreadable identity means "alive".
+        seen.server_alive = server.has_error() || server->has_value();
+    } else {
+        seen.epoch = *config ? (*config)->epoch : 0;
+        seen.server_alive = server->has_value();
+    }
+    const auto link = of.current_link();
+    seen.failed = link && link->failed();
+    if (!of.used()) {
+        const auto holders = steps_.holders(of);
+        seen.held = holders.has_error() || !holders->empty();
+    }
+    seen.wanted = count_as_used(of, seen.held);
+    return seen;
+}
+
+std::vector<observed_attachment> volume_keeper::observe() {
+    std::vector<observed_attachment> all;
+    for (const auto& id : present()) all.push_back(observe_one(*env_.table.entry(id)));
+    return all;
+}
+
+void volume_keeper::tell_members(const cluster_view& view) {
+    for (const auto& of : env_.table.all()) {
+        const auto link = of->current_link();
+        const auto* volume = link ? find_volume(view, of->id) : nullptr;
+        if (volume == nullptr || volume->record.epoch != link->epoch()) continue;
+        auto members = members_of(volume->record, view, env_.options.node);
+        if (members.has_value()) link->set_members(std::move(*members), volume->revision);
+    }
+}
+
+status volume_keeper::do_detach_unused(const volume_id& id) {
+    const auto of = env_.table.entry(id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();  // somebody works on it; the next pass looks again
+    TRY_ASSIGN(const auto holders, steps_.holders(*of));
+    if (!holders.empty() || count_as_used(*of, false)) return ok();
+    return steps_.detach(*of);
+}
+
+status volume_keeper::do_tear_down(const tear_down_fenced& what) {
+    const auto of = env_.table.entry(what.id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();
+    const auto config = read_attach_config(env_.options.runtime_dir, what.id);
+    const std::uint64_t epoch = config.has_value() && *config ? (*config)->epoch : 0;
+    if (epoch != what.epoch) return ok();  // attached anew since the plan was made
+    const std::string name = of->volume_name();
+    TRY(steps_.take_apart(*of));
+    env_.events.emit(severity::warning, "volume " + (name.empty() ? what.id.str() : name),
+                     fmt::format("torn down on this node: {}", what.why));
+    return ok();
+}
+
+status volume_keeper::do_abandon(const abandon_writer& what) {
+    const auto of = env_.table.entry(what.id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();
+    const auto here = present();
+    if (std::find(here.begin(), here.end(), what.id) != here.end()) return ok();
+    TRY(steps_.abandon(what.volume, what.id, what.epoch));
+    env_.events.emit(severity::warning, "volume " + what.volume,
+                     "was not attached here any more (a reboot or a kill); given up, the next attach recovers it");
+    return ok();
+}
+
+}  // namespace weft

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The volumes that are attached on this node: Docker's and the administrator's uses of them, and what the reconciler
+// wants done to them.
+//
+// Laws: a reference is durable before it is answered. A mount that fails leaves neither a reference nor an attachment
+// that only it needed. Nothing is taken down while a reference of the present dockerd, an administrator, or another
+// mount namespace holds it; references of an earlier dockerd count for suspect_grace only. Whoever goes down takes the
+// volume's `operation` lock first and looks again.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "orchestrator/api/service.hpp"
+#include "orchestrator/core/reconcile.hpp"
+#include "orchestrator/daemon/attach_steps.hpp"
+#include "orchestrator/daemon/gates.hpp"
+
+namespace weft {
+
+class volume_keeper {
+public:
+    explicit volume_keeper(attach_steps::environment around) : env_(around), steps_(around) {}
+
+    /// Finds what runs and what is left over, at start-up.
+    void adopt();
+    /// Waiting calls return with shutting_down.
+    void give_up();
+
+    result<std::string> mount(const std::string& name, const std::string& mount_id);
+    status unmount(const std::string& name, const std::string& mount_id);
+    result<attachment_view> attach(const std::string& name, bool force);
+    status detach(const std::string& name);
+    void dockerd_started();
+
+    /// Before a removal: takes an unused attachment down. Errors: busy, saying who uses it here.
+    status make_idle(const volume_record& record);
+
+    [[nodiscard]] std::string mountpoint_of(const volume_id& id) const;
+    [[nodiscard]] std::vector<core::engine_status> live_status_of(const volume_id& id) const;
+
+    // For the reconciler.
+    [[nodiscard]] std::vector<observed_attachment> observe();
+    void tell_members(const cluster_view& view);
+    /// Also for an unused one whose server is dead.
+    status do_detach_unused(const volume_id& id);
+    status do_tear_down(const tear_down_fenced& what);
+    status do_abandon(const abandon_writer& what);
+
+private:
+    result<volume_record> record_for(const std::string& name, bool force);
+    result<std::string> mount_locked(attachment& of, const volume_record& record, const std::string& mount_id);
+    status go_down_when_free(attachment& of);
+    [[nodiscard]] bool count_as_used(attachment& of, bool held);
+    [[nodiscard]] observed_attachment observe_one(attachment& of);
+    std::vector<volume_id> present() const;
+    struct use_set {
+        mount_refs refs;
+        bool administrative = false;
+    };
+    /// A copy of the references, with a restart of dockerd that was not noted yet. With `operation` held.
+    static use_set uses_of(const attachment& of);
+    void note_restart(attachment& of);  // with `operation` held
+
+    const attach_steps::environment env_;
+    attach_steps steps_;
+    stop_gate stop_;
+};
+
+}  // namespace weft
