@@ -72,7 +72,7 @@ result<std::optional<loop_info>> read_loop(int number) {
     info.device = fmt::format("/dev/loop{}", number);
     info.numbers = numbers;
     info.backing_file = std::move(*backing);
-    info.direct_io = direct && *direct == "1";
+    info.direct_io = direct.value_or("0") == "1";
     return std::optional<loop_info>{std::move(info)};
 }
 
@@ -134,7 +134,7 @@ result<std::optional<loop_info>> try_attach(int control, int backing_fd, const f
         return configured.error().within(fmt::format("attach {}", backing.string()));
     }
     TRY_ASSIGN(const auto direct, loop_attribute(number, "dio"));
-    info.direct_io = direct && *direct == "1";
+    info.direct_io = direct.value_or("0") == "1";
     return std::optional<loop_info>{std::move(info)};
 }
 
