@@ -103,6 +103,12 @@ public:
     }
 
 private:
+    /// For every completion: an operation may still succeed after somebody else closed the connection.
+    bool over(error_code failed) {
+        if (failed) close();
+        return phase_ == phase::closed;
+    }
+
     void next_request() {
         parser_.emplace();
         parser_->header_limit(server_.options.header_max);
@@ -113,7 +119,7 @@ private:
         idle_since_ = std::chrono::steady_clock::now();
         stream_.expires_after(server_.options.idle_timeout);
         stream_.async_read_some(buffer_.prepare(4096), [self = shared_from_this()](error_code failed, std::size_t got) {
-            if (failed) return self->close();
+            if (self->over(failed)) return;
             self->buffer_.commit(got);
             self->read_header();
         });
@@ -126,6 +132,7 @@ private:
         http::async_read_header(stream_, buffer_, *parser_,
                                 [self = shared_from_this()](error_code failed, std::size_t) {
                                     if (failed) return self->refuse(failed);
+                                    if (self->over(failed)) return;
                                     if (beast::iequals(self->parser_->get()[http::field::expect], "100-continue"))
                                         return self->say_continue();
                                     self->read_body();
@@ -135,7 +142,7 @@ private:
     void say_continue() {
         static constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
         asio::async_write(stream_, asio::buffer(go_on), [self = shared_from_this()](error_code failed, std::size_t) {
-            if (failed) return self->close();
+            if (self->over(failed)) return;
             self->read_body();
         });
     }
@@ -143,6 +150,7 @@ private:
     void read_body() {
         http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](error_code failed, std::size_t) {
             if (failed) return self->refuse(failed);
+            if (self->over(failed)) return;
             self->handle();
         });
     }
@@ -209,7 +217,7 @@ private:
         stream_.expires_after(server_.options.transfer_timeout);
         http::async_write(stream_, *out_, [self = shared_from_this(), keep, then](error_code failed, std::size_t) {
             self->out_.reset();
-            if (failed) return self->close();
+            if (self->over(failed)) return;
             then(*self, keep);
         });
     }
@@ -225,7 +233,7 @@ private:
         buffer_.clear();
         stream_.async_read_some(buffer_.prepare(64 * 1024),
                                 [self = shared_from_this()](error_code failed, std::size_t got) {
-                                    if (failed) return self->close();
+                                    if (self->over(failed)) return;
                                     self->drained_ += got;
                                     self->drain();
                                 });
