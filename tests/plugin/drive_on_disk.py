@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A drive and its replicas written and read from nbd-backend/FORMAT.md alone, and the server that serves them.
+
+A second implementation of the format on purpose: the tests would not notice a mistake that writer and reader share.
+"""
+import json
+import os
+import signal
+import struct
+import subprocess
+import uuid
+from pathlib import Path
+
+import nbd
+
+from lib.cluster import BUILD
+from lib.waiting import wait_for
+
+PLUGIN = BUILD / "nbdkit-weft-replica-plugin.so"
+MIB = 1024 * 1024
+SLOT = 4096
+PAGE_BITS = 8 * (4096 - 32)
+# magic, version, checksum, incompat, compat, generation, replica, volume, size, region, bitmap at, bitmap bytes, epoch,
+# birth, boot id, prior boot id
+FIELDS = struct.Struct("<8sIIQQQ16s16sQQQQQQ64s64s")
+
+
+def _crc_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_TABLE = _crc_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def encode_slot(generation, replica, volume, size, region=4 * MIB, epoch=0, birth=0, boot="", prior="", version=1):
+    pages = -(-(-(-size // region)) // PAGE_BITS)
+
+    def pack(checksum):
+        return FIELDS.pack(b"WEFTREPL", version, checksum, 0, 0, generation, uuid.UUID(replica).bytes,
+                           uuid.UUID(volume).bytes, size, region, 2 * SLOT, 4096 * pages, epoch, birth, boot.encode(),
+                           prior.encode()).ljust(SLOT, b"\0")
+    return pack(crc32c(pack(0))), pages
+
+
+def encode_page(index):
+    def pack(checksum):
+        return struct.pack("<8sIIQ", b"WEFTBMAP", checksum, 0, index).ljust(4096, b"\0")
+    return pack(crc32c(pack(0)))
+
+
+def decode_slot(data):
+    """The fields by name, or None when the slot is not good."""
+    names = ("magic", "version", "checksum", "incompat", "compat", "generation", "replica", "volume", "size", "region",
+             "bitmap_at", "bitmap_bytes", "epoch", "birth", "boot", "prior")
+    slot = dict(zip(names, FIELDS.unpack_from(data)))
+    good = slot["magic"] == b"WEFTREPL" and slot["checksum"] == crc32c(data[:12] + bytes(4) + data[16:])
+    slot["boot"], slot["prior"] = (slot[name].rstrip(b"\0").decode("latin1") for name in ("boot", "prior"))
+    return slot if good else None
+
+
+class Drive:
+    def __init__(self, path, node="n1"):
+        self.path = Path(path)
+        for name in ("replicas", "trash"):
+            (self.path / name).mkdir(parents=True)
+        self.id = str(uuid.uuid4())
+        identity = {"version": 1, "drive": self.id, "cluster": str(uuid.uuid4()), "node": node}
+        (self.path / "weft.json").write_text(json.dumps(identity))
+        (self.path / "lock").touch()
+
+    def replica_path(self, replica):
+        return self.path / "replicas" / replica
+
+    def add_replica(self, size=64 * MIB, **fields):
+        replica = str(uuid.uuid4())
+        path = self.replica_path(replica)
+        path.mkdir()
+        with open(path / "data", "wb") as data:
+            data.truncate(size)
+        volume = str(uuid.uuid4())
+        slots = [encode_slot(generation, replica, volume, size, **fields) for generation in (2, 1)]
+        pages = b"".join(encode_page(index) for index in range(slots[0][1]))
+        (path / "meta").write_bytes(slots[0][0] + slots[1][0] + pages)
+        return replica
+
+    def slots(self, replica):
+        meta = (self.replica_path(replica) / "meta").read_bytes()
+        return [decode_slot(meta[:SLOT]), decode_slot(meta[SLOT:2 * SLOT])]
+
+    def meta(self, replica):
+        """What a server that starts now takes for the truth."""
+        return max((slot for slot in self.slots(replica) if slot), key=lambda slot: slot["generation"])
+
+
+class Server:
+    """nbdkit with the plugin, on a unix socket in the workspace."""
+
+    def __init__(self, workspace, drive, *parameters, plugin=PLUGIN):
+        self.drive = drive
+        self.socket = workspace.path / "replica.sock"
+        self.socket.unlink(missing_ok=True)
+        self.log = workspace.path / "replica.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                ["nbdkit", "-f", "-t", "8", "-U", self.socket, plugin, f"drive={drive.path}", *parameters],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=workspace.environment(), close_fds=True)
+        wait_for(lambda: self.socket.exists() or self.process.poll() is not None, 20, "the replica server to listen")
+        assert self.process.poll() is None, self.log_text()
+
+    def log_text(self):
+        return self.log.read_text(errors="replace")
+
+    def kill(self, number=signal.SIGKILL):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+    def uri(self, name):
+        return f"nbd+unix:///{name}?socket={self.socket}"
+
+    def connect(self, name):
+        """A libnbd handle. libnbd itself checks nothing, so that the server's own checks are what is tested."""
+        handle = nbd.NBD()
+        handle.set_strict_mode(0)
+        handle.set_full_info(True)
+        handle.add_meta_context("base:allocation")
+        handle.set_export_name(name)
+        handle.connect_unix(str(self.socket))
+        return handle
+
+    def threads_in(self, syscall):
+        """How many threads are in this system call now."""
+        numbers = {"x86_64": {"pwrite64": 18}, "aarch64": {"pwrite64": 68}}[os.uname().machine]
+        count = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            try:
+                count += (task / "syscall").read_text().split()[0] == str(numbers[syscall])
+            except OSError:  # the thread ended
+                continue
+        return count
+
+    def open_files(self):
+        """What the server has open below its drive, by name."""
+        names = []
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if target.startswith(str(self.drive.path)):
+                names.append(target)
+        return names
+
+
+def described(handle):
+    """The export's description as a dict."""
+    first, *words = handle.get_export_description().split(" ")
+    assert first == "weft-replica"
+    return dict(word.split("=", 1) for word in words)
