@@ -7,18 +7,22 @@
 //   control   unix socket on which weftd is answered; made before anything is served
 //
 // nbdkit's worker threads carry one request each and wait for its end (R4 may make that long). When nbdkit is told to
-// stop it waits for its workers, so a thread of ours waits for that moment in nbdkit_nanosleep(3), which is documented to
-// return early then, and ends the engine: requests that are held get ESHUTDOWN.
+// stop it waits for its workers and then for its clients to go, so a thread of ours waits for that moment in
+// nbdkit_nanosleep(3), which is documented to return early then, and ends the engine: requests that are held get
+// ESHUTDOWN. Clients that stay connected after that are cut off with the process: everything acknowledged is with the
+// replicas, nothing is kept here.
 //
 // Checks that must reach the user run in config_complete and get_ready; threads start in after_fork.
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -29,6 +33,7 @@
 #include "nbd-backend/core/control_message.hpp"
 #include "nbd-backend/io/threads.hpp"
 #include "nbd-backend/io/volume_server.hpp"
+#include "nbd-backend/io/wakeup.hpp"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -41,6 +46,10 @@ std::string config_path;
 std::string control_path;
 std::unique_ptr<weft::io::volume_server> server;
 std::thread stop_watcher;
+weft::io::wakeup cleaned_up;  // rung when nbdkit has got rid of its clients
+
+// What nbdkit gets, after the engine's end, to send the last answers and to see its clients go.
+constexpr int last_answers_ms = 500;
 
 /// Nothing thrown may cross into nbdkit, which is C.
 template <typename Result, typename Body>
@@ -68,7 +77,7 @@ int volume_config(const char* key, const char* value) {
         char* path = nbdkit_absolute_path(value);
         if (path == nullptr) return -1;
         (name == "config" ? config_path : control_path) = path;
-        ::free(path);
+        std::free(path);
         return 0;
     });
 }
@@ -96,12 +105,14 @@ int volume_get_ready() {
     });
 }
 
-/// Sleeps until nbdkit stops.
+/// Sleeps until nbdkit stops, ends the engine, and sees to it that the process ends.
 void watch_for_stop() {
     constexpr unsigned one_day = 24 * 60 * 60;  // as good as for ever; INT_MAX is refused
     while (nbdkit_nanosleep(one_day, 0) == 0 || errno == EINTR) {
     }
     server->stop();
+    pollfd bell{cleaned_up.fd(), POLLIN, 0};
+    if (::poll(&bell, 1, last_answers_ms) == 0) ::_exit(EXIT_SUCCESS);
 }
 
 int volume_after_fork() {
@@ -111,13 +122,17 @@ int volume_after_fork() {
         (void)::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
         const auto started = server->start();
         if (started.has_error()) return refuse(started.error().text);
+        if (const auto bell = cleaned_up.open(); bell.has_error()) return refuse(bell.error().text);
         stop_watcher = weft::io::start_thread("weft-stop", watch_for_stop);
         return 0;
     });
 }
 
 void volume_cleanup() {
-    if (stop_watcher.joinable()) stop_watcher.join();
+    if (stop_watcher.joinable()) {
+        cleaned_up.ring();
+        stop_watcher.join();
+    }
     if (server != nullptr) server->stop();
 }
 
