@@ -38,6 +38,13 @@ class FakeWeftd:
     def reconnect(self):
         self._wanted.set()
 
+    def stay_away_when_closed(self):
+        """Keeps the present connection; does not make another one."""
+        self._wanted.clear()
+
+    def connected(self):
+        return self._socket is not None
+
     def stop(self):
         self._stopping = True
         self._wanted.set()
@@ -98,6 +105,8 @@ class FakeWeftd:
                 continue
             with self._lock:
                 self._socket = connection
+            if self._stopping or not self._wanted.is_set():
+                self._hang_up()  # what was asked while there was no connection to hang up
             try:
                 for line in connection.makefile("rb"):
                     self._handle(json.loads(line))
