@@ -29,7 +29,7 @@ PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-p
 PROGRAMS := $(BUILD)/weftd $(BUILD)/weft
 UNIT     := $(BUILD)/unit-tests
 
-.PHONY: all check test demo clean help install unit format tidy
+.PHONY: all sim check test demo clean help install unit format tidy
 all: $(PLUGINS) $(PROGRAMS) ## Build the two nbdkit plugins, weftd and weft
 
 help: ## This text
@@ -63,6 +63,16 @@ $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 $(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
 	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd -lfmt -luuid -o $@
+
+SEED  ?= 1
+COUNT ?= 1
+STEPS ?= 300
+$(BUILD)/sim: $(call objects,tests/sim) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ -lfmt -luuid -o $@
+
+sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=n runs n seeds from there
+	@$(BUILD)/sim $(SEED) $(COUNT) $(STEPS)
 
 unit: $(UNIT) ## Build and run the unit tests
 	@$(UNIT)

@@ -37,6 +37,8 @@ engine::impl::impl(engine_config config) : config_(std::move(config)), copies_(c
         slots_[i].used = true;
         slots_[i].member = config_.members[i];
         slots_[i].backoff = config_.retry_min;
+        // What the last writer had acknowledged may not be flushed yet: a restart of the host loses it under us too.
+        if (!config_.clean) slots_[i].changes_done = 1;
     }
 }
 

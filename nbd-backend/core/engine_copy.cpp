@@ -70,6 +70,8 @@ void engine::impl::begin_resync(slot_index index, actions& out) {
     if (state_ != engine_state::serving || it.link != link_state::up || it.syncing) return;
     it.syncing = true;
     it.promoting = false;
+    it.lost_changes = false;
+    it.changes_done = it.changes_flushed = 0;
     it.todo = region_set(unrecovered_.size());
     it.todo.set_all();
     it.cursor = 0;
@@ -158,7 +160,7 @@ bool engine::impl::start_copy(copy_purpose purpose, slot_index target, std::uint
     it.position = 0;
     it.stretches.clear();
     it.at = 0;
-    it.source = 0;
+    it.told_by = 0;
     it.buffer.resize(config_.piece_bytes);
     if (purpose != copy_purpose::recovery) ++slots_[target].copies;
     const auto index = static_cast<std::uint32_t>(free - copies_.begin());
@@ -212,7 +214,7 @@ void engine::impl::continue_copy(std::uint32_t index, actions& out) {
     }
     const stretch& piece = it.stretches[it.at];
     if (piece.hole) {
-        copy_out(index, op_kind::zero, static_cast<std::uint32_t>(piece.length), out);
+        copy_out(index, op_kind::zero, static_cast<std::uint32_t>(piece.length), it.told_by, out);
         return;
     }
     const auto length = static_cast<std::uint32_t>(std::min<std::uint64_t>(piece.length, config_.piece_bytes));
@@ -263,14 +265,13 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
     }
     switch (done.kind) {
         case op_kind::block_status: {
-            it.source = done.answered;
+            it.told_by = done.answered;
             take_stretches(it, stretches);
             granted_.push_back(index | copy_owner);
             break;
         }
         case op_kind::read:
-            it.source = done.answered;
-            copy_out(index, op_kind::write, done.length, out);
+            copy_out(index, op_kind::write, done.length, done.answered, out);
             break;
         default: {
             it.position += done.length;
@@ -284,16 +285,16 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
     }
 }
 
-/// Writes or zeroes the next bytes of the copy on its targets.
-void engine::impl::copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, actions& out) {
+/// Writes or zeroes the next bytes of the copy on its targets: for a recovery everybody but the one who has them.
+void engine::impl::copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, slot_mask source, actions& out) {
     const copy& it = copies_[index];
     slot_mask targets = bit(it.target);
-    if (it.purpose == copy_purpose::recovery) targets = required_slots() & static_cast<slot_mask>(~it.source);
+    if (it.purpose == copy_purpose::recovery) targets = required_slots() & static_cast<slot_mask>(~source);
     const std::uint32_t change = new_job(kind, job_owner::copy, it.offset + it.position, length,
                                          kind == op_kind::write ? copies_[index].buffer.data() : nullptr);
     jobs_[change].copy = index;
     // The source's bytes count as one answer: it may be the only replica left when the others are demoted meanwhile.
-    if (it.purpose == copy_purpose::recovery) jobs_[change].answered = it.source;
+    if (it.purpose == copy_purpose::recovery) jobs_[change].answered = source;
     run_change(change, targets, out);
 }
 

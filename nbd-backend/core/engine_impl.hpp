@@ -77,6 +77,7 @@ public:
         std::uint64_t session = 0;
         std::string boot_id;           // of the server's kernel, as last seen
         bool suspect = false;          // its kernel restarted with unflushed changes: not a source until recovered
+        bool lost_changes = false;     // its kernel restarted: what it acknowledged and did not flush may be gone
         bool syncing = false;          // R8: receives all new changes
         bool promoting = false;        // R8: everything copied; its answers are required from here on
         std::uint64_t proposal = 0;    // pending proposal's id, 0 = none
@@ -111,7 +112,7 @@ public:
         range_lock::ticket claim = 0;
         std::vector<stretch> stretches; // of what is left, from `position`
         std::size_t at = 0;             // index into stretches
-        slot_mask source = 0;           // where the stretches, then the bytes, came from
+        slot_mask told_by = 0;          // where the stretches came from: a hole there is to be a hole elsewhere
         std::vector<std::byte> buffer;
     };
     struct repair_wish {
@@ -160,6 +161,7 @@ public:
     void fail_link(slot_index index, std::string why, actions& out);
     void on_link_up(slot_index index, const link_hello& hello, actions& out);
     void on_required_link_up(slot_index index, bool rebooted, actions& out);
+    void welcome_back(slot_index index, actions& out);
     void on_link_down(slot_index index, link_loss loss, actions& out);
     static void free_slot(slot& it);
     void retire_flight(slot_index index, actions& out);
@@ -191,7 +193,7 @@ public:
     void continue_copy(std::uint32_t index, actions& out);
     void on_copy_job(std::uint32_t index, const job& it, std::vector<stretch>& stretches, actions& out);
     static void take_stretches(copy& it, const std::vector<stretch>& told);
-    void copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, actions& out);
+    void copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, slot_mask source, actions& out);
     void end_copy(std::uint32_t index, bool done, actions& out);
     void on_chunk_recovered(std::uint64_t chunk);
     void consider_promotion(slot_index index, actions& out);

@@ -72,7 +72,7 @@ slot_mask engine::impl::readable() const {
     for (std::size_t i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
         if (it.used && !it.removed && it.member.state == replica_state::up_to_date && it.proposal == 0 &&
-            it.link == link_state::up && !it.suspect)
+            it.link == link_state::up && !it.suspect && !it.lost_changes)
             all |= bit(i);
     }
     return all;
@@ -116,7 +116,7 @@ void engine::impl::run_change(std::uint32_t index, slot_mask targets, actions& o
         if ((targets & bit(i)) == 0) continue;
         const slot& to = slots_[i];
         const bool demoting = to.proposal != 0 && to.proposed < replica_state::up_to_date;
-        if (to.link == link_state::up && !(required(to) && demoting))
+        if (to.link == link_state::up && !(required(to) && (demoting || to.lost_changes)))
             send(index, i, out);
         else if (required(to))
             owe(index, i);

@@ -47,6 +47,7 @@ void engine::impl::on_link_up(slot_index index, const link_hello& hello, actions
     bool rebooted = known && it.boot_id != hello.boot_id;
     if (!known && !config_.clean) rebooted = !hello.prior_boot_id.empty() && hello.prior_boot_id != hello.boot_id;
     it.boot_id = hello.boot_id;
+    if (rebooted && it.changes_done > it.changes_flushed) it.lost_changes = true;
     if (over()) {
         fail_link(index, "the engine has ended", out);
         return;
@@ -64,15 +65,23 @@ void engine::impl::on_link_up(slot_index index, const link_hello& hello, actions
 void engine::impl::on_required_link_up(slot_index index, bool rebooted, actions& out) {
     slot& it = slots_[index];
     if (state_ == engine_state::fencing) {
-        it.suspect = rebooted;
+        it.suspect = it.suspect || rebooted;  // a reconnect does not clear it
         it.demote_at = never;
         consider_serving(out);
         return;
     }
-    if (it.proposal != 0) return;  // its result decides what becomes of the owed ops
-    const bool lost_changes = rebooted && it.changes_done > it.changes_flushed;
-    if (lost_changes) {
+    if (it.proposal == 0) welcome_back(index, out);  // else the proposal's result decides
+}
+
+/// A required replica with no proposal pending: gets what it is owed, unless its host forgot what it had acknowledged.
+void engine::impl::welcome_back(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    if (it.lost_changes) {
         on_rebooted(index, out);
+        return;
+    }
+    if (it.link != link_state::up) {
+        if (it.demote_at == never) it.demote_at = now_ + config_.reconnect_window;
         return;
     }
     it.demote_at = never;
@@ -80,20 +89,22 @@ void engine::impl::on_required_link_up(slot_index index, bool rebooted, actions&
 }
 
 /// A required replica is back under another kernel, and changes that it had acknowledged were not flushed: they may be
-/// gone. Demote it if that is allowed; else make it equal again from a replica that has them; else they are lost.
+/// gone. Demote it as soon as that is allowed; where min_replicas forbids it, make it equal again from a replica that has
+/// them; if the record trusts no such replica, they are lost.
 void engine::impl::on_rebooted(slot_index index, actions& out) {
     slot& it = slots_[index];
-    it.changes_done = it.changes_flushed = 0;
+    it.demote_at = never;
     if (may_demote(index)) {
         propose(index, replica_state::outdated, "its host restarted before acknowledged writes were flushed", out);
         return;
     }
-    it.demote_at = never;
-    it.suspect = true;
-    const bool source_left = std::any_of(slots_.begin(), slots_.end(), [](const slot& other) {
-        return other.used && other.member.state == replica_state::up_to_date && !other.suspect;
-    });
-    if (!source_left) {
+    slot_mask sources = 0;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        const slot& other = slots_[i];
+        if (other.used && other.member.state == replica_state::up_to_date && !other.suspect && !other.lost_changes)
+            sources |= bit(i);
+    }
+    if (sources == 0) {
         fail_everything(engine_state::lost,
                         fmt::format("{}: its host restarted before acknowledged writes were flushed, and no other "
                                     "up_to_date replica has them; attach the volume again",
@@ -101,6 +112,12 @@ void engine::impl::on_rebooted(slot_index index, actions& out) {
                         out);
         return;
     }
+    // No source is reachable: nothing is sent to it (the record still trusts it, and so would the next writer if this
+    // replica's server saw changes under its new kernel), I/O holds, and consider_demotions() comes here again.
+    if ((readable() & sources) == 0) return;
+    it.lost_changes = false;
+    it.suspect = true;
+    it.changes_done = it.changes_flushed = 0;
     note(out, notice::level::warning,
          fmt::format("{}: its host restarted before acknowledged writes were flushed; recovering it", describe(index)));
     begin_recovery(out);
@@ -188,7 +205,7 @@ bool engine::impl::may_demote(slot_index index) const {
     for (slot_index i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
         if (i != index && it.used && !it.removed && it.member.state == replica_state::up_to_date &&
-            it.proposal == 0 && it.link == link_state::up && !it.suspect)
+            it.proposal == 0 && it.link == link_state::up && !it.suspect && !it.lost_changes)
             ++others;
     }
     return others >= std::max(config_.min_replicas, 1U);
@@ -201,6 +218,11 @@ void engine::impl::consider_demotions(actions& out) {
         if (!it.used || it.removed || it.proposal != 0 || !required(it)) continue;
         const bool restarted = state_ == engine_state::fencing && it.suspect && it.link == link_state::up;
         if (it.member.state != replica_state::up_to_date) continue;  // promoting: the record does not trust it yet
+        if (serving() && it.lost_changes && it.link == link_state::up) {
+            on_rebooted(i, out);
+            if (over()) return;
+            continue;
+        }
         const bool due = it.link != link_state::up && it.demote_at <= now_;
         if ((due || restarted) && may_demote(i))
             propose(i, replica_state::outdated,
@@ -244,7 +266,7 @@ void engine::impl::on_committed(slot_index index, replica_state to, actions& out
         stop_resync(index);
         note(out, notice::level::info, describe(index) + " is up_to_date");
         // It may have been lost while the proposal was on its way: from here on it is any required replica (R4).
-        if (it.link == link_state::up) resend_owed(index, out);
+        welcome_back(index, out);
         return;
     }
     if (to == replica_state::inconsistent) {
@@ -252,7 +274,7 @@ void engine::impl::on_committed(slot_index index, replica_state to, actions& out
         return;
     }
     it.promoting = false;
-    it.suspect = false;
+    it.suspect = it.lost_changes = false;
     it.demote_at = never;
     stop_resync(index);
     release_owed(index, out);
@@ -265,8 +287,8 @@ void engine::impl::on_refused(slot_index index, replica_state to, actions& out) 
     slot& it = slots_[index];
     if (to < replica_state::up_to_date && required(it)) {
         // Still required. Reachable: it gets what it is owed. Else ask again after another window.
-        it.demote_at = it.link == link_state::up ? never : now_ + config_.reconnect_window;
-        resend_owed(index, out);
+        it.demote_at = never;
+        welcome_back(index, out);
         return;
     }
     it.promoting = false;

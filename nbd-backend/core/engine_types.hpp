@@ -95,8 +95,9 @@ enum class link_loss : std::uint8_t {
 /// What a replica server says of itself when the link is up (from the export's description).
 struct link_hello {
     std::string boot_id;  // of the server's kernel: unflushed writes survive a restart of the server while it stays
-    /// The boot id under which the replica was fenced by its previous epoch; empty if there was none. Another one than
-    /// boot_id after an unclean detach: acknowledged, unflushed writes may be missing there (R7 must not copy from it).
+    /// The boot id under which the replica last admitted a change; empty if it never did. Another one than boot_id after
+    /// an unclean detach: acknowledged, unflushed writes may be missing there (R7 must not copy from it). Not the boot id
+    /// of the last fencing: a writer that fences, learns of the restart and dies would make the next one trust it.
     std::string prior_boot_id;
 };
 
