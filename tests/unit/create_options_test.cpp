@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/core/create_options.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace weft;
+using options = std::map<std::string, std::string>;
+
+TEST_CASE("create_options: without options the defaults hold") {
+    const auto parsed = *parse_create_options({});
+    CHECK(parsed.size_bytes == 10 * gib);
+    CHECK(parsed.replicas == 2);
+    CHECK(parsed.min_replicas == 1);
+    CHECK(parsed.fs == fs_type::ext4);
+}
+
+TEST_CASE("create_options: every option is understood") {
+    const auto parsed =
+        *parse_create_options({{"size", "1g"}, {"replicas", "3"}, {"min-replicas", "2"}, {"fs", "xfs"}});
+    CHECK(parsed.size_bytes == gib);
+    CHECK(parsed.replicas == 3);
+    CHECK(parsed.min_replicas == 2);
+    CHECK(parsed.fs == fs_type::xfs);
+}
+
+TEST_CASE("create_options: sizes are rounded up to a whole MiB") {
+    CHECK(parse_create_options({{"size", "16777217"}})->size_bytes == 17 * mib);
+    CHECK(parse_create_options({{"size", "16777216"}})->size_bytes == 16 * mib);
+    CHECK(parse_create_options({{"size", "64T"}})->size_bytes == 64 * tib);
+}
+
+TEST_CASE("create_options: an unknown option is refused by name with the sorted list of the known ones") {
+    for (const char* name : {"sized", "Size", "SIZE", "min_replicas", "", "o", "size\n"}) {
+        CAPTURE(name);
+        const auto refused = parse_create_options({{name, "1"}});
+        REQUIRE(refused.has_error());
+        CHECK(refused.error().code == errc::invalid_argument);
+        CHECK(refused.error().text.find("unknown option '") == 0);
+        CHECK(refused.error().text.find("fs, min-replicas, replicas, size") != std::string::npos);
+        CHECK(refused.error().text.find('\n') == std::string::npos);
+    }
+    CHECK(parse_create_options({{"sized", "1"}}).error().text.find("'sized'") != std::string::npos);
+}
+
+TEST_CASE("create_options: a bad value is refused under the option's name") {
+    const std::pair<options, const char*> cases[] = {
+        {{{"size", ""}}, "'size': ''"},
+        {{{"size", "0"}}, "0 bytes"},
+        {{{"size", "-1"}}, "'-1'"},
+        {{{"size", "1e30"}}, "'1e30'"},
+        {{{"size", "10 GiBs"}}, "'10 GiBs'"},
+        {{{"size", "1\n"}}, "'1\\n'"},
+        {{{"size", "65T"}}, "64 TiB"},
+        {{{"size", "70368744177665"}}, "64 TiB"},
+        {{{"size", "15m"}}, "too small for ext4: at least 16 MiB"},
+        {{{"size", "1"}}, "too small"},
+        {{{"size", "299m"}, {"fs", "xfs"}}, "too small for xfs: at least 300 MiB"},
+        {{{"replicas", "0"}}, "'replicas': '0'"},
+        {{{"replicas", "4"}}, "from 1 to 3"},
+        {{{"replicas", "-1"}}, "'-1'"},
+        {{{"replicas", "2.0"}}, "'2.0'"},
+        {{{"replicas", " 2"}}, "' 2'"},
+        {{{"replicas", ""}}, "''"},
+        {{{"replicas", "99999999999999999999"}}, "from 1 to 3"},
+        {{{"min-replicas", "0"}}, "'min-replicas'"},
+        {{{"min-replicas", "3"}}, "more than the volume's replicas (2)"},
+        {{{"replicas", "1"}, {"min-replicas", "2"}}, "more than the volume's replicas (1)"},
+        {{{"fs", "ntfs"}}, "'fs': 'ntfs'"},
+        {{{"fs", "EXT4"}}, "write ext4 or xfs"},
+        {{{"fs", ""}}, "'fs'"},
+    };
+    for (const auto& [given, problem] : cases) {
+        CAPTURE(problem);
+        const auto refused = parse_create_options(given);
+        REQUIRE(refused.has_error());
+        CHECK(refused.error().code == errc::invalid_argument);
+        CHECK_MESSAGE(refused.error().text.find(problem) != std::string::npos, refused.error().text);
+        CHECK(refused.error().text.find('\n') == std::string::npos);
+    }
+}
