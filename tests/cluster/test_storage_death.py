@@ -2,6 +2,7 @@
 """Storage nodes die and hang under a verified load; no I/O error, nothing acknowledged lost, replicas equal (R3, R4,
 R8)."""
 import random
+import time
 
 import pytest
 
@@ -23,9 +24,7 @@ def test_fio_verifies_while_each_node_in_turn_is_killed_and_returns(workspace, c
         victim = cluster[round_number % 3]
         fio = Fio(workspace, uri, size="48M", offset=f"{round_number * 48}M", rate_iops=2500)
         try:
-            before = writer.volume("db")["live"]["writes"]
-            target = before + chance.randrange(200, 3000)
-            wait_for(lambda: writer.volume("db")["live"]["writes"] >= target or not fio.running(), 60, "some writes")
+            time.sleep(chance.uniform(0.3, 2.5))  # the random instant is the point of this test
             assert fio.running(), fio.finish()
             victim.kill_storage()
             if victim is not writer:  # without the writer's weftd nothing can be recorded, so nothing may go on (R4)
