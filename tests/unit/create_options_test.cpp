@@ -69,7 +69,9 @@ TEST_CASE("create_options: a bad value is refused under the option's name") {
         {{{"fs", "EXT4"}}, "write ext4 or xfs"},
         {{{"fs", ""}}, "'fs'"},
     };
-    for (const auto& [given, problem] : cases) {
+    for (const auto& row : cases) {
+        const auto& given = row.first;
+        const auto& problem = row.second;
         CAPTURE(problem);
         const auto refused = parse_create_options(given);
         REQUIRE(refused.has_error());

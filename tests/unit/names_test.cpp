@@ -34,7 +34,9 @@ TEST_CASE("names: what is no volume name is refused with the name and the rule")
         {std::string(volume_name_max + 1, 'x'), "129 characters"},
         {std::string(300, 'x'), "300 characters"},
     };
-    for (const auto& [name, problem] : cases) {
+    for (const auto& row : cases) {
+        const auto& name = row.first;
+        const auto& problem = row.second;
         CAPTURE(name);
         const auto refused = check_volume_name(name);
         REQUIRE(refused.has_error());
@@ -106,7 +108,9 @@ TEST_CASE("names: a drive's path that could mislead is refused") {
         {"/srv/\xff", "UTF-8"},
         {"/" + std::string(1100, 'x'), "longer"},
     };
-    for (const auto& [path, problem] : cases) {
+    for (const auto& row : cases) {
+        const auto& path = row.first;
+        const auto& problem = row.second;
         CAPTURE(path);
         const auto refused = parse_drive_path(path);
         REQUIRE(refused.has_error());

@@ -73,7 +73,9 @@ TEST_CASE("records: a volume with a wrong, missing or unknown field is corrupt, 
         {"future", {R"("epoch":0)", R"("epoch":0,"future":1)"}},
         {"spare", {R"("created":true)", R"("created":true,"spare":1)"}},
     };
-    for (const auto& [field, change] : cases) {
+    for (const auto& row : cases) {
+        const auto& field = row.first;
+        const auto& change = row.second;
         CAPTURE(field);
         const auto decoded = decode_volume(replaced(good, change.first, change.second));
         REQUIRE(decoded.has_error());
@@ -131,7 +133,9 @@ TEST_CASE("records: check names every broken invariant of a volume") {
              for (auto& r : v.extents[1].replicas) r.id = replica_id{"x" + r.id.str()};
          }},
     };
-    for (const auto& [text, spoil] : cases) {
+    for (const auto& row : cases) {
+        const auto& text = row.first;
+        const auto& spoil = row.second;
         CAPTURE(text);
         auto volume = test::sample_volume();
         spoil(volume);

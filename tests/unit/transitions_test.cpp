@@ -102,7 +102,9 @@ TEST_CASE("transitions: R5 only the writer of the present epoch changes anything
     };
     const std::pair<node_name, std::uint64_t> strangers[] = {
         {test::node(1), 4}, {test::node(1), 6}, {test::node(2), 5}, {node_name{}, 5}};
-    for (const auto& [node, epoch] : strangers) {
+    for (const auto& row : strangers) {
+        const auto& node = row.first;
+        const auto& epoch = row.second;
         CAPTURE(node.str());
         CAPTURE(epoch);
         CHECK(stale(release(volume, node, epoch)));
