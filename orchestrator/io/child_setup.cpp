@@ -66,12 +66,15 @@ signals_blocked::signals_blocked() noexcept : before_{} {
     ::pthread_sigmask(SIG_SETMASK, &all, &before_);
 }
 
-signals_blocked::~signals_blocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+signals_blocked::~signals_blocked() {
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
 
 void child_reset_signals() noexcept {
     struct sigaction standard {};
     standard.sa_handler = SIG_DFL;
-    for (int signal = 1; signal < NSIG; ++signal) ::sigaction(signal, &standard, nullptr);  // KILL and STOP refuse: fine
+    for (int signal = 1; signal < NSIG; ++signal)
+        ::sigaction(signal, &standard, nullptr);  // KILL and STOP refuse: fine
     sigset_t none;
     sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);

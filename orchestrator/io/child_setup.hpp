@@ -2,7 +2,8 @@
 // What a forked child may do before exec, and the parent's side of it. Private to process_*.cpp.
 //
 // Between fork and exec of a program with threads only async-signal-safe calls are allowed (fork(2)): everything that
-// allocates is prepared before the fork. _Fork (glibc 2.34) is the variant that promises to be async-signal-safe itself.
+// allocates is prepared before the fork. _Fork (glibc 2.34) is the variant that promises to be async-signal-safe
+// itself.
 #pragma once
 
 #include <csignal>

@@ -107,8 +107,8 @@ private:
         return fd;
     }
 
-    /// Sleeps until something in the directory changed, the pause is over (if it may be that waiting has no event) or we
-    /// stop.
+    /// Sleeps until something in the directory changed, the pause is over (if it may be that waiting has no event) or
+    /// we stop.
     void pause(int inotify, bool until_event) {
         std::array<pollfd, 2> waiting{pollfd{wake_.get(), POLLIN, 0}, pollfd{inotify, POLLIN, 0}};
         ::poll(waiting.data(), waiting.size(), until_event ? -1 : static_cast<int>(retry_.count()));
@@ -209,17 +209,21 @@ private:
     const unique_fd wake_;
     std::atomic<bool> stopping_{false};
     mutable std::mutex mutex_;
-    bool connected_ = false;  // guarded by mutex_; false also asks the thread to give the connection up
-    std::string outgoing_;    // guarded by mutex_
-    std::string incoming_;              // the thread's
-    milliseconds retry_ = retry_min;    // the thread's
+    bool connected_ = false;          // guarded by mutex_; false also asks the thread to give the connection up
+    std::string outgoing_;            // guarded by mutex_
+    std::string incoming_;            // the thread's
+    milliseconds retry_ = retry_min;  // the thread's
     std::thread thread_;
 };
 
 control_client::control_client(std::filesystem::path socket, callbacks handlers)
     : impl_(std::make_unique<impl>(std::move(socket), std::move(handlers))) {}
 control_client::~control_client() = default;
-bool control_client::send(const core::control_message& message) { return impl_->send(message); }
-bool control_client::connected() const { return impl_->connected(); }
+bool control_client::send(const core::control_message& message) {
+    return impl_->send(message);
+}
+bool control_client::connected() const {
+    return impl_->connected();
+}
 
 }  // namespace weft

@@ -60,8 +60,7 @@ public:
     void forget(std::uint64_t token) {
         std::unique_lock lock{mutex_};
         entries_.erase(token);  // closing the pidfd takes it out of epoll
-        if (std::this_thread::get_id() != thread_.get_id())
-            done_.wait(lock, [&] { return running_ != token; });
+        if (std::this_thread::get_id() != thread_.get_id()) done_.wait(lock, [&] { return running_ != token; });
     }
 
 private:
@@ -132,6 +131,8 @@ exit_watcher::~exit_watcher() = default;
 std::uint64_t exit_watcher::watch(const process_identity& identity, callback on_exit) {
     return impl_->watch(identity, std::move(on_exit));
 }
-void exit_watcher::forget(std::uint64_t token) { impl_->forget(token); }
+void exit_watcher::forget(std::uint64_t token) {
+    impl_->forget(token);
+}
 
 }  // namespace weft

@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/file.h>
-
 #include <unistd.h>
 
 #include <cerrno>
@@ -57,8 +56,8 @@ result<probe_result> probe_fd(int fd, const std::string& device) {
     if (!probe || ::blkid_probe_set_device(probe.get(), fd, 0, 0) != 0)
         return errno_error(errno == 0 ? ENOMEM : errno, fmt::format("probe {}", device));
     ::blkid_probe_enable_superblocks(probe.get(), 1);
-    ::blkid_probe_set_superblocks_flags(
-        probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_USAGE | BLKID_SUBLKS_BADCSUM);
+    ::blkid_probe_set_superblocks_flags(probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID | BLKID_SUBLKS_LABEL |
+                                                         BLKID_SUBLKS_USAGE | BLKID_SUBLKS_BADCSUM);
     ::blkid_probe_enable_partitions(probe.get(), 1);
     errno = 0;
     const int outcome = ::blkid_do_safeprobe(probe.get());  // 0 found, 1 nothing, -2 ambivalent, -1 error
@@ -89,7 +88,8 @@ result<probe_result> probe_fd(int fd, const std::string& device) {
 std::string name_of(const probe_result& found) {
     if (found.ambivalent && found.type.empty()) return "several signatures at once (blkid calls the device ambivalent)";
     if (found.partition_table)
-        return fmt::format("a partition table ({})", found.type) + (found.ambivalent ? " together with another signature" : "");
+        return fmt::format("a partition table ({})", found.type) +
+               (found.ambivalent ? " together with another signature" : "");
     std::string text = found.type.empty() ? "something that blkid cannot name" : fmt::format("'{}'", found.type);
     if (!found.uuid.empty()) text += fmt::format(" with UUID {}", found.uuid);
     if (!found.label.empty()) text += fmt::format(" and label '{}'", found.label);
@@ -110,20 +110,24 @@ format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs
     const bool ours = plain && found.type == to_string(fs) && found.uuid == fs_uuid;
     if (!record_formatted) {
         if (found.empty || ours) return {format_action::format, {}};
-        return {format_action::refuse,
-                fmt::format("the record says that this volume was never formatted, but its device holds {}; nothing was "
-                            "touched. If that data is not wanted, remove the volume and create it again",
-                            name_of(found))};
+        return {
+            format_action::refuse,
+            fmt::format("the record says that this volume was never formatted, but its device holds {}; nothing was "
+                        "touched. If that data is not wanted, remove the volume and create it again",
+                        name_of(found))};
     }
     if (ours) return {format_action::mount_it, {}};
     if (found.empty)
-        return {format_action::refuse,
-                fmt::format("the record says that this volume holds a {} file system (UUID {}), but blkid finds nothing on "
-                            "its device; nothing was touched. Its replicas may be damaged: look at them before anything "
-                            "else", to_string(fs), fs_uuid)};
+        return {
+            format_action::refuse,
+            fmt::format("the record says that this volume holds a {} file system (UUID {}), but blkid finds nothing on "
+                        "its device; nothing was touched. Its replicas may be damaged: look at them before anything "
+                        "else",
+                        to_string(fs), fs_uuid)};
     return {format_action::refuse,
             fmt::format("the record says that this volume holds a {} file system (UUID {}), but its device holds {}; "
-                        "nothing was touched", to_string(fs), fs_uuid, name_of(found))};
+                        "nothing was touched",
+                        to_string(fs), fs_uuid, name_of(found))};
 }
 
 namespace {
@@ -136,7 +140,8 @@ status lock_device(int fd, const std::string& device) {
         if (errno != EWOULDBLOCK && errno != EINTR) return errno_error(errno, fmt::format("lock {}", device));
         if (std::chrono::steady_clock::now() >= deadline)
             return error{errc::busy, fmt::format("{} is locked by another program (mkfs, fsck, udev?) for more than "
-                                                 "{} ms", device, lock_patience.count())};
+                                                 "{} ms",
+                                                 device, lock_patience.count())};
         ::poll(nullptr, 0, pause_ms);
     }
 }
@@ -145,25 +150,29 @@ status lock_device(int fd, const std::string& device) {
 ///   lazy_itable_init stays at its default (the kernel zeroes inode tables later, in the background); -m 0, since no
 ///   blocks need to be kept for root where the container's root is the only user; 4096-byte blocks, the unit of
 ///   replication. No mmp: the replicas refuse the earlier writer before the new one reads its first byte (R2), so that
-///   mmp could find nothing any more, but would make every mount after a crash wait (44 s with the defaults of e2fsprogs 1.47), and write for ever.
+///   mmp could find nothing any more, but would make every mount after a crash wait (44 s with the defaults of
+///   e2fsprogs 1.47), and write for ever.
 /// xfs: -K (no discard) for the same reason; -f, since xfs refuses to overwrite our own unfinished mkfs, and the
 ///   decision was made already, under the lock.
 std::vector<std::string> mkfs_command(const std::string& device, fs_type fs, const std::string& fs_uuid) {
     switch (fs) {
         case fs_type::ext4:
-            return {"mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-U", fs_uuid, "-O", "^mmp", "-E", "nodiscard", device};
+            return {"mkfs.ext4", "-q",    "-F", "-b",   "4096", "-m",        "0",
+                    "-U",        fs_uuid, "-O", "^mmp", "-E",   "nodiscard", device};
         case fs_type::xfs:
             return {"mkfs.xfs", "-q", "-f", "-K", "-s", "size=4096", "-m", fmt::format("uuid={}", fs_uuid), device};
     }
     return {};
 }
 
-int call_close(int, const void*) { return 0; }  // the exit closes it
+int call_close(int, const void*) {
+    return 0;
+}  // the exit closes it
 
 /// The last close of a block device writes back what mkfs left dirty; after a time-out that hangs, so a child does it.
 void close_elsewhere(unique_fd fd) {
-    [[maybe_unused]] const auto outcome = run_isolated({call_close, nullptr, std::move(fd)}, "close",
-                                                       std::chrono::milliseconds{0});
+    [[maybe_unused]] const auto outcome =
+        run_isolated({call_close, nullptr, std::move(fd)}, "close", std::chrono::milliseconds{0});
 }
 
 status make_filesystem(int fd, const std::string& device, fs_type fs, const std::string& fs_uuid,
@@ -173,8 +182,9 @@ status make_filesystem(int fd, const std::string& device, fs_type fs, const std:
     if (::fsync(fd) != 0) return errno_error(errno, fmt::format("sync {}", device));
     TRY_ASSIGN(const auto found, probe_fd(fd, device));
     if (plan_format(true, fs, fs_uuid, found).action == format_action::mount_it) return ok();
-    return error{errc::io_failed, fmt::format("{} succeeded, but blkid finds {} on {}", mkfs_command(device, fs, fs_uuid)[0],
-                                              found.empty ? "nothing" : name_of(found), device)};
+    return error{errc::io_failed,
+                 fmt::format("{} succeeded, but blkid finds {} on {}", mkfs_command(device, fs, fs_uuid)[0],
+                             found.empty ? "nothing" : name_of(found), device)};
 }
 
 }  // namespace

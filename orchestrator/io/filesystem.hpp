@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // File systems on a volume's device: look, decide, make.
 //
-// The law: format if and only if the record says "never formatted" AND blkid finds nothing at all - or finds exactly the
-// file system whose UUID the record minted for this volume, which can only be our own mkfs that was killed before the
-// record learned of it and that no container has seen (the record says "formatted" before the first mount is handed
+// The law: format if and only if the record says "never formatted" AND blkid finds nothing at all - or finds exactly
+// the file system whose UUID the record minted for this volume, which can only be our own mkfs that was killed before
+// the record learned of it and that no container has seen (the record says "formatted" before the first mount is handed
 // out). Everything else is refused in words that name what was found. A read error is an error, never "nothing".
-// The probe, the decision and mkfs happen under one exclusive flock of the device (the rule by which systemd-udevd keeps
-// away: systemd.io/BLOCK_DEVICE_LOCKING), so that nobody formats between look and act. mkfs dies with its caller.
+// The probe, the decision and mkfs happen under one exclusive flock of the device (the rule by which systemd-udevd
+// keeps away: systemd.io/BLOCK_DEVICE_LOCKING), so that nobody formats between look and act. mkfs dies with its caller.
 // plan_format is pure; the rest blocks (mkfs: seconds) and needs root.
 #pragma once
 
@@ -23,10 +23,10 @@ namespace weft {
 
 /// What blkid sees on a device.
 struct probe_result {
-    bool empty = false;      // really nothing: no file system, RAID, swap, partition table, nor an ambivalent mixture
-    bool ambivalent = false; // several signatures at once
-    std::string type;        // "ext4", "xfs", "swap", "LVM2_member", "dos" (partition table) ...; "" if empty/ambivalent
-    std::string uuid;        // of a file system; may be empty
+    bool empty = false;       // really nothing: no file system, RAID, swap, partition table, nor an ambivalent mixture
+    bool ambivalent = false;  // several signatures at once
+    std::string type;  // "ext4", "xfs", "swap", "LVM2_member", "dos" (partition table) ...; "" if empty/ambivalent
+    std::string uuid;  // of a file system; may be empty
     std::string label;
     bool partition_table = false;
 };
@@ -55,15 +55,15 @@ result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bo
 /// Mounts `device` at `target` (made if absent, mode 0700) and makes `<target>/data` (0755, root: Docker's copy-up sets
 /// the owner). Idempotent: success when this very device is mounted there already. The mount is nothing special
 /// (exec, suid, dev as the file system says: it is a container's data); ext4 gets errors=remount-ro, so that a damaged
-/// file system stops instead of damaging itself further. Returns the path of `data`. Errors: busy when something else is
-/// mounted at target; io_failed, with the last words of the kernel where it tells.
+/// file system stops instead of damaging itself further. Returns the path of `data`. Errors: busy when something else
+/// is mounted at target; io_failed, with the last words of the kernel where it tells.
 result<std::string> mount_filesystem(const std::filesystem::path& device, fs_type fs,
                                      const std::filesystem::path& target);
 
 /// Unmounts whatever of `device` is mounted at `target`; never lazily. Success when nothing is mounted there. The
-/// umount(2) runs in a child process because it can hang for as long as the volume holds (R4): after `timeout` it is left
-/// to finish on its own and timed_out is returned; calling again is right. Errors: busy (somebody in our own namespace
-/// has files open, or another mount namespace holds it: the text names who), timed_out, io_failed.
+/// umount(2) runs in a child process because it can hang for as long as the volume holds (R4): after `timeout` it is
+/// left to finish on its own and timed_out is returned; calling again is right. Errors: busy (somebody in our own
+/// namespace has files open, or another mount namespace holds it: the text names who), timed_out, io_failed.
 /// `force_foreign`: unmount here although other namespaces hold it.
 status unmount_filesystem(const std::filesystem::path& target, std::chrono::milliseconds timeout,
                           bool force_foreign = false);

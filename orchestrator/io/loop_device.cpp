@@ -14,10 +14,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <memory>
 
-#include "nbd-backend/base/invariant.hpp"
 #include "orchestrator/io/process.hpp"
 
 namespace weft {
@@ -82,37 +80,24 @@ status ensure_node(const loop_info& loop) {
     const dev_t wanted = ::makedev(loop.numbers.major, loop.numbers.minor);
     if (::stat(loop.device.c_str(), &st) == 0) {
         if (S_ISBLK(st.st_mode) && st.st_rdev == wanted) return ok();
-        return error{errc::io_failed, fmt::format("{} exists but is not loop device number {}; remove it", loop.device,
-                                                  loop.number)};
+        return error{errc::io_failed,
+                     fmt::format("{} exists but is not loop device number {}; remove it", loop.device, loop.number)};
     }
     if (::mknod(loop.device.c_str(), S_IFBLK | 0600, wanted) == 0 || errno == EEXIST) return ok();
     return errno_error(errno, fmt::format("create device node {}", loop.device));
 }
 
-/// Empty when the device was detached meanwhile.
-result<std::string> read_tag(const loop_info& loop) {
-    TRY(ensure_node(loop));
-    const unique_fd device{::open(loop.device.c_str(), O_RDONLY | O_CLOEXEC)};
-    loop_info64 info{};
-    if ((!device || ::ioctl(device.get(), LOOP_GET_STATUS64, &info) != 0) && errno != ENXIO && errno != EOVERFLOW)
-        return errno_error(errno, fmt::format("ask {} for its tag", loop.device));
-    const auto* name = reinterpret_cast<const char*>(info.lo_file_name);
-    return std::string(name, ::strnlen(name, LO_NAME_SIZE));
-}
-
 /// Success: configured. busy: somebody else took the number; try another.
-status configure(int device_fd, int backing_fd, const std::string& tag, bool direct) {
+status configure(int device_fd, int backing_fd, bool direct) {
     loop_config config{};
     config.fd = static_cast<std::uint32_t>(backing_fd);
     config.block_size = sector_bytes;
     config.info.lo_flags = direct ? LO_FLAGS_DIRECT_IO : 0;
-    std::memcpy(config.info.lo_file_name, tag.data(), tag.size());
     if (::ioctl(device_fd, LOOP_CONFIGURE, &config) == 0) return ok();
     return errno_error(errno, "configure a loop device");
 }
 
-result<std::optional<loop_info>> try_attach(int control, int backing_fd, const fs::path& backing,
-                                            const std::string& tag) {
+result<std::optional<loop_info>> try_attach(int control, int backing_fd, const fs::path& backing) {
     const int number = ::ioctl(control, LOOP_CTL_GET_FREE);
     if (number < 0) return errno_error(errno, "find a free loop device");
     loop_info info;
@@ -126,9 +111,9 @@ result<std::optional<loop_info>> try_attach(int control, int backing_fd, const f
         if (errno == ENXIO || errno == EBUSY) return std::optional<loop_info>{};
         return errno_error(errno, fmt::format("open {}", info.device));
     }
-    auto configured = configure(device.get(), backing_fd, tag, true);
+    auto configured = configure(device.get(), backing_fd, true);
     if (configured.has_error() && configured.error().os_errno == EINVAL)
-        configured = configure(device.get(), backing_fd, tag, false);  // this file cannot do direct I/O
+        configured = configure(device.get(), backing_fd, false);  // this file cannot do direct I/O
     if (configured.has_error()) {
         if (configured.error().os_errno == EBUSY) return std::optional<loop_info>{};
         return configured.error().within(fmt::format("attach {}", backing.string()));
@@ -140,7 +125,8 @@ result<std::optional<loop_info>> try_attach(int control, int backing_fd, const f
 
 int call_clear(int fd, const void*) {
     const int outcome = ::ioctl(fd, LOOP_CLR_FD) == 0 || errno == ENXIO ? 0 : errno;
-    ::close(fd);  // here, not at exit: since Linux 6.10 the last close does the work, and its errors and time belong here
+    ::close(
+        fd);  // here, not at exit: since Linux 6.10 the last close does the work, and its errors and time belong here
     return outcome;
 }
 
@@ -163,29 +149,22 @@ result<std::vector<loop_info>> list_loops() {
     return loops;
 }
 
-result<std::vector<loop_info>> find_loops(const fs::path& backing_file, const std::string& tag) {
-    TRY_ASSIGN(const auto loops, list_loops());
-    std::vector<loop_info> found;
-    for (const auto& loop : loops) {
-        const bool same_name = fs::path{loop.backing_file}.filename() == backing_file.filename();
-        if (loop.backing_file == backing_file.string()) {
-            found.push_back(loop);
-        } else if (same_name && !tag.empty()) {
-            TRY_ASSIGN(const auto its_tag, read_tag(loop));
-            if (its_tag == tag) found.push_back(loop);
-        }
-    }
-    return found;
+result<std::vector<loop_info>> find_loops(const fs::path& backing_file) {
+    TRY_ASSIGN(auto loops, list_loops());
+    const std::string detached = "/" + backing_file.filename().string();
+    std::erase_if(loops, [&](const loop_info& loop) {
+        return loop.backing_file != backing_file.string() && loop.backing_file != detached;
+    });
+    return loops;
 }
 
-result<loop_info> attach_loop(const fs::path& backing_file, const std::string& tag) {
-    INVARIANT(tag.size() < LO_NAME_SIZE, "attach_loop: tag '{}' is too long", tag);
+result<loop_info> attach_loop(const fs::path& backing_file) {
     const unique_fd control{::open("/dev/loop-control", O_RDWR | O_CLOEXEC)};
     if (!control) return errno_error(errno, "open /dev/loop-control (is the loop module loaded?)");
     const unique_fd backing{::open(backing_file.c_str(), O_RDWR | O_CLOEXEC)};
     if (!backing) return errno_error(errno, fmt::format("open {}", backing_file.string()));
     for (int attempt = 0; attempt < attach_attempts; ++attempt) {
-        TRY_ASSIGN(auto loop, try_attach(control.get(), backing.get(), backing_file, tag));
+        TRY_ASSIGN(auto loop, try_attach(control.get(), backing.get(), backing_file));
         if (loop) return std::move(*loop);
     }
     return error{errc::no_space, fmt::format("no loop device stayed free for {} in {} attempts", backing_file.string(),

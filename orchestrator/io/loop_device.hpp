@@ -21,7 +21,7 @@ namespace weft {
 
 struct loop_info {
     int number = -1;
-    std::string device;        // "/dev/loop3"; the node is made if /dev lacks it
+    std::string device;  // "/dev/loop3"; the node is made if /dev lacks it
     device_number numbers;
     std::string backing_file;  // as the kernel shows it; " (deleted)" is cut off
     bool direct_io = false;
@@ -30,15 +30,15 @@ struct loop_info {
 /// Every configured loop device, by number. Errors: io_failed.
 result<std::vector<loop_info>> list_loops();
 
-/// The devices over exactly this path (normally none or one), and those that bear `tag` over a file of that name. The
-/// tag is what finds a device whose file system was unmounted lazily (nbdfuse does that when it is told to end): the
-/// kernel then shows "/volume" for what was "/run/weft/.../volume".
-result<std::vector<loop_info>> find_loops(const std::filesystem::path& backing_file, const std::string& tag = {});
+/// The devices over exactly this path (normally none or one), and those over "/<its file name>": that is what the
+/// kernel shows once the file's file system was unmounted lazily, as nbdfuse does when it is told to end. So the file
+/// name must be unique on the machine. (A mark of our own in the device would not do: LOOP_GET_STATUS asks the file for
+/// its attributes, which fails or hangs when the file's FUSE server is gone or stopped.)
+result<std::vector<loop_info>> find_loops(const std::filesystem::path& backing_file);
 
 /// Configures a free loop device. Races with other users of loop devices are retried. Errors: not_found (no such file),
-/// no_space (no loop device free), io_failed. `tag`: kept in the device's lo_file_name (losetup shows it nowhere), at most
-/// 63 bytes (INVARIANT).
-result<loop_info> attach_loop(const std::filesystem::path& backing_file, const std::string& tag = {});
+/// no_space (no loop device free), io_failed.
+result<loop_info> attach_loop(const std::filesystem::path& backing_file);
 
 /// Detaches and waits until the kernel really let go. Success when it is no longer over that backing file. Errors: busy
 /// when somebody still holds the device after `timeout` (the kernel then detaches at the last close: call again).

@@ -64,7 +64,8 @@ result<std::string> ensure_data_directory(const fs_ns::path& target) {
     struct stat st {};
     if (::lstat(data.c_str(), &st) != 0) return errno_error(errno, fmt::format("look at {}", data.string()));
     if (!S_ISDIR(st.st_mode))
-        return error{errc::corrupt, fmt::format("{} is not a directory; move it away to use the volume", data.string())};
+        return error{errc::corrupt,
+                     fmt::format("{} is not a directory; move it away to use the volume", data.string())};
     return data.string();
 }
 
@@ -94,13 +95,16 @@ status unmount_filesystem(const fs_ns::path& target, std::chrono::milliseconds t
         if (!force_foreign) {
             TRY_ASSIGN(const auto holders, foreign_holders(present->device));
             if (!holders.empty())
-                return error{errc::busy, EBUSY, fmt::format("{} is {}; nothing was unmounted", name, describe(holders))};
+                return error{errc::busy, EBUSY,
+                             fmt::format("{} is {}; nothing was unmounted", name, describe(holders))};
         }
         const auto done = run_isolated({call_umount, name.c_str(), {}}, fmt::format("unmount {}", name), timeout);
         if (done.has_error()) {
             if (done.error().os_errno == EBUSY)
-                return error{errc::busy, EBUSY, fmt::format("{} is in use: a process of this host has files open in it, or "
-                                                            "something is mounted below it", name)};
+                return error{errc::busy, EBUSY,
+                             fmt::format("{} is in use: a process of this host has files open in it, or "
+                                         "something is mounted below it",
+                                         name)};
             return done.error();
         }
     }

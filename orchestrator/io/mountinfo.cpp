@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <map>
+#include <compare>
 #include <memory>
 #include <optional>
 #include <set>
-#include <utility>
 
 #include "orchestrator/io/atomic_file.hpp"
 
@@ -23,7 +22,9 @@ namespace {
 constexpr std::size_t mountinfo_max_bytes = 64 * 1024 * 1024;
 constexpr std::size_t holders_shown = 3;
 
-bool is_octal(char c) { return c >= '0' && c <= '7'; }
+bool is_octal(char c) {
+    return c >= '0' && c <= '7';
+}
 
 template <typename Number>
 std::optional<Number> parse_number(std::string_view text) {
@@ -115,31 +116,49 @@ result<std::vector<mount_entry>> read_own_mounts() {
 
 namespace {
 
-std::optional<std::uint64_t> namespace_of(const std::string& process_directory) {
-    struct stat st {};
-    if (::stat((process_directory + "/ns/mnt").c_str(), &st) != 0) return std::nullopt;
-    return st.st_ino;
+/// A place from which mounts are seen. A process whose namespace we may not look at (it has capabilities that we lack)
+/// is a place of its own: its mountinfo is readable all the same.
+struct vantage {
+    std::uint64_t mount_namespace = 0;
+    dev_t root_device = 0;  // a chrooted process sees less than its siblings
+    ino_t root_inode = 0;
+    pid_t unknown = 0;
+    friend auto operator<=>(const vantage&, const vantage&) = default;
+};
+
+/// nullopt: the process is gone, or a zombie, which holds no namespace.
+std::optional<vantage> vantage_of(const std::string& process_directory, pid_t pid) {
+    struct stat space {
+    }, root{};
+    if (::stat((process_directory + "/ns/mnt").c_str(), &space) != 0 ||
+        ::stat((process_directory + "/root").c_str(), &root) != 0) {
+        if (errno == ENOENT || errno == ESRCH) return std::nullopt;
+        return vantage{0, 0, 0, pid};
+    }
+    return vantage{space.st_ino, root.st_dev, root.st_ino, 0};
 }
 
-/// The processes of every mount namespace that is not ours.
-result<std::map<std::uint64_t, std::vector<pid_t>>> foreign_namespaces() {
-    const auto own = namespace_of("/proc/self");
-    if (!own) return errno_error(errno, "look at our own mount namespace");
+result<std::vector<pid_t>> all_processes() {
     const std::unique_ptr<DIR, int (*)(DIR*)> proc{::opendir("/proc"), ::closedir};
     if (!proc) return errno_error(errno, "read /proc");
-    std::map<std::uint64_t, std::vector<pid_t>> found;
-    while (const dirent* entry = ::readdir(proc.get())) {
-        const auto pid = parse_number<pid_t>(entry->d_name);
-        if (!pid) continue;
-        const auto inode = namespace_of(fmt::format("/proc/{}", *pid));
-        if (!inode) {
-            // Gone meanwhile, a zombie, or a kernel thread on its way out: those hold no namespace.
-            if (errno == ENOENT || errno == ESRCH) continue;
-            return errno_error(errno, fmt::format("look at the mount namespace of process {}", *pid));
-        }
-        if (*inode != *own) found[*inode].push_back(*pid);
+    std::vector<pid_t> pids;
+    while (const dirent* entry = ::readdir(proc.get()))
+        if (const auto pid = parse_number<pid_t>(entry->d_name)) pids.push_back(*pid);
+    return pids;
+}
+
+/// nullopt: the process is gone.
+result<std::optional<std::vector<mount_entry>>> read_mounts_of(pid_t pid) {
+    using answer = std::optional<std::vector<mount_entry>>;
+    auto text = read_file(fmt::format("/proc/{}/mountinfo", pid), mountinfo_max_bytes);
+    if (text.has_error()) {
+        const int cause = text.error().os_errno;
+        if (cause == ESRCH || cause == EINVAL) return answer{};  // EINVAL: exiting, it has left its namespace
+        return text.error().within("cannot know who holds the volume");
     }
-    return found;
+    if (!*text || (*text)->empty()) return answer{};
+    TRY_ASSIGN(auto entries, parse_mountinfo(**text));
+    return answer{std::move(entries)};
 }
 
 std::string command_of(pid_t pid) {
@@ -152,31 +171,24 @@ std::string command_of(pid_t pid) {
 
 }  // namespace
 
+/// Mount ids are unique on the machine, so a mount that our own list does not have is somebody else's.
 result<std::vector<foreign_mount>> foreign_holders(device_number device) {
-    TRY_ASSIGN(const auto namespaces, foreign_namespaces());
+    TRY_ASSIGN(const auto own_mounts, read_own_mounts());
+    TRY_ASSIGN(const auto pids, all_processes());
+    std::set<std::uint64_t> mounts_seen;
+    for (const auto& mount : own_mounts) mounts_seen.insert(mount.id);
+    std::set<vantage> seen;
+    if (const auto own = vantage_of("/proc/self", 0)) seen.insert(*own);
     std::vector<foreign_mount> holders;
-    for (const auto& [inode, pids] : namespaces) {
-        // mountinfo shows what is below the process's root, so one process per (namespace, root) is asked; the next one
-        // when the first has ended meanwhile. A chrooted process must not hide what its siblings see.
-        std::set<std::pair<dev_t, ino_t>> roots_seen;
-        std::set<std::uint64_t> mounts_seen;
-        for (const pid_t pid : pids) {
-            struct stat root {};
-            if (::stat(fmt::format("/proc/{}/root", pid).c_str(), &root) != 0) continue;  // gone, or a zombie
-            if (roots_seen.count({root.st_dev, root.st_ino}) != 0) continue;
-            auto text = read_file(fmt::format("/proc/{}/mountinfo", pid), mountinfo_max_bytes);
-            if (text.has_error()) {
-                const int cause = text.error().os_errno;
-                if (cause == ESRCH || cause == EINVAL || cause == ENOENT) continue;  // exiting: it left its namespace
-                return text.error().within("cannot know who holds the volume");
-            }
-            if (!*text || (*text)->empty()) continue;
-            roots_seen.insert({root.st_dev, root.st_ino});
-            TRY_ASSIGN(const auto entries, parse_mountinfo(**text));
-            for (const auto& entry : entries)
-                if (entry.device == device && mounts_seen.insert(entry.id).second)
-                    holders.push_back({inode, pid, command_of(pid), entry.mount_point});
-        }
+    for (const pid_t pid : pids) {
+        const auto where = vantage_of(fmt::format("/proc/{}", pid), pid);
+        if (!where || seen.count(*where) != 0) continue;
+        TRY_ASSIGN(const auto mounts, read_mounts_of(pid));
+        if (!mounts) continue;  // the next process of that place is asked
+        seen.insert(*where);
+        for (const auto& mount : *mounts)
+            if (mount.device == device && mounts_seen.insert(mount.id).second)
+                holders.push_back({where->mount_namespace, pid, command_of(pid), mount.mount_point});
     }
     return holders;
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounts, as /proc/*/mountinfo tells them: parser (pure) and readers.
 //
-// Names are compared after un-escaping (\040 space, \011 tab, \012 newline, \134 backslash). A file system is recognised
-// by its major:minor, never by its source text, which anybody may set. Source: proc(5), "mountinfo".
-// Cannot see mount namespaces that no process lives in (pinned by a bind mount or an open fd only): the caller's last
-// defence there is that the loop device stays busy. Any thread; reading may take milliseconds per thousand processes.
+// Names are compared after un-escaping (\040 space, \011 tab, \012 newline, \134 backslash). A file system is
+// recognised by its major:minor, never by its source text, which anybody may set. Source: proc(5), "mountinfo". Cannot
+// see mount namespaces that no process lives in (pinned by a bind mount or an open fd only): the caller's last defence
+// there is that the loop device stays busy. Any thread; reading may take milliseconds per thousand processes.
 #pragma once
 
 #include <sys/types.h>
@@ -28,11 +28,11 @@ struct mount_entry {
     std::uint64_t id = 0;
     std::uint64_t parent = 0;
     device_number device;
-    std::string root;         // within the file system: "/" unless a bind mount of a part of it
+    std::string root;  // within the file system: "/" unless a bind mount of a part of it
     std::string mount_point;
-    std::string options;      // per mount
+    std::string options;                   // per mount
     std::vector<std::string> propagation;  // "shared:2", "master:1"; empty: private
-    std::string type;         // "ext4", "fuse.nbdfuse", ...
+    std::string type;                      // "ext4", "fuse.nbdfuse", ...
     std::string source;
     std::string super_options;
 };
@@ -48,7 +48,7 @@ result<std::vector<mount_entry>> read_own_mounts();
 
 /// A mount of a device in somebody else's mount namespace.
 struct foreign_mount {
-    std::uint64_t mount_namespace = 0;  // inode of /proc/PID/ns/mnt
+    std::uint64_t mount_namespace = 0;  // inode of /proc/PID/ns/mnt; 0 if we may not look
     pid_t pid = 0;                      // one process that lives there
     std::string command;                // its name (comm)
     std::string mount_point;            // as seen there

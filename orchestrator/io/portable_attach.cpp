@@ -34,9 +34,6 @@ int call_umount_fuse(int, const void* argument) {
     return outcome == EINVAL ? 0 : outcome;  // not mounted any more
 }
 
-/// What marks our loop device: the volume's id, which is the directory's name.
-std::string tag_of(const volume_paths& paths) { return "weft-" + paths.directory.filename().string(); }
-
 /// The FUSE connection of an ended nbdfuse stays mounted and answers ENOTCONN.
 status unmount_fuse(const volume_paths& paths, milliseconds timeout) {
     TRY_ASSIGN(const auto mounts, read_own_mounts());
@@ -50,8 +47,13 @@ result<process_identity> start_nbdfuse(const volume_paths& paths, milliseconds t
     start.name = "nbdfuse";
     start.pidfile = paths.fuse_pidfile;
     start.ready_timeout = timeout;
-    start.spawn.argv = {"nbdfuse", "-C", std::to_string(nbd_connections), "-P", paths.fuse_pidfile.string(),
-                        paths.fuse_file.string(), volume_uri(paths)};
+    start.spawn.argv = {"nbdfuse",
+                        "-C",
+                        std::to_string(nbd_connections),
+                        "-P",
+                        paths.fuse_pidfile.string(),
+                        paths.fuse_file.string(),
+                        volume_uri(paths)};
     start.spawn.identity_file = paths.fuse_identity;
     start.spawn.log_file = paths.fuse_log;
     start.spawn.data_path = true;
@@ -65,7 +67,7 @@ result<portable_state> observe_portable(const volume_paths& paths) {
     TRY_ASSIGN(state.nbdfuse, read_live_identity(paths.fuse_identity));
     TRY_ASSIGN(const auto mounts, read_own_mounts());
     state.fuse_mounted = fuse_mounted(paths, mounts);
-    TRY_ASSIGN(state.loops, find_loops(paths.fuse_file, tag_of(paths)));
+    TRY_ASSIGN(state.loops, find_loops(paths.fuse_file));
     for (const auto& loop : state.loops)
         for (const auto& mount : mounts)
             if (mount.device == loop.numbers) state.mount_points.push_back(mount.mount_point);
@@ -77,15 +79,17 @@ result<std::string> attach_portable(const volume_paths& paths, milliseconds time
     TRY_ASSIGN(const auto state, observe_portable(paths));
     if (state.usable) return state.loops.front().device;
     if (!state.loops.empty())
-        return error{errc::busy, fmt::format("{} is left over from an attachment of {} that is no longer whole; tear it "
-                                             "down first", state.loops.front().device, paths.fuse_file.string())};
+        return error{errc::busy,
+                     fmt::format("{} is left over from an attachment of {} that is no longer whole; tear it "
+                                 "down first",
+                                 state.loops.front().device, paths.fuse_file.string())};
     if (!state.nbdfuse || !state.fuse_mounted) {
         if (state.nbdfuse) TRY(terminate(*state.nbdfuse, nbdfuse_grace));  // its mount was taken away
-        TRY(unmount_fuse(paths, timeout));                                  // its process was taken away
+        TRY(unmount_fuse(paths, timeout));                                 // its process was taken away
         TRY(make_directories(paths.fuse_directory));
         TRY(start_nbdfuse(paths, timeout));
     }
-    TRY_ASSIGN(const auto loop, attach_loop(paths.fuse_file, tag_of(paths)));
+    TRY_ASSIGN(const auto loop, attach_loop(paths.fuse_file));
     return loop.device;
 }
 
@@ -95,8 +99,9 @@ namespace {
 status refuse_foreign(const portable_state& state, const std::filesystem::path& ours) {
     for (const auto& mount_point : state.mount_points)
         if (mount_point != ours.string())
-            return error{errc::busy, EBUSY, fmt::format("{} is mounted at {}, too; unmount it there first",
-                                                        state.loops.front().device, mount_point)};
+            return error{errc::busy, EBUSY,
+                         fmt::format("{} is mounted at {}, too; unmount it there first", state.loops.front().device,
+                                     mount_point)};
     for (const auto& loop : state.loops) {
         TRY_ASSIGN(const auto holders, foreign_holders(loop.numbers));
         if (!holders.empty())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The portable attach: volume server → nbdfuse (a file) → loop (a block device). No kernel module, same guarantees.
 //
-//   nbd.sock ── nbdfuse ── <runtime>/volumes/<id>/fuse/volume ── /dev/loopN ── ext4|xfs at <state>/mounts/<id>
+//   nbd.sock ── nbdfuse ── <runtime>/volumes/<id>/fuse/volume-* ── /dev/loopN ── ext4|xfs at <state>/mounts/<id>
 //
 // No memory: observe() reads /proc and /sys, attach() and teardown() act on what it finds, so both may be killed at any
 // point and called again. fsync on the file system becomes an NBD flush and discards become NBD trims (proved by
@@ -44,8 +44,8 @@ result<portable_state> observe_portable(const volume_paths& paths);
 result<std::string> attach_portable(const volume_paths& paths, std::chrono::milliseconds timeout);
 
 struct teardown_options {
-    std::filesystem::path mount_point;  // ours, <state>/mounts/<id>: the only one that is unmounted. Any other mount of the
-                                        // device (an administrator's bind mount) makes the teardown busy.
+    std::filesystem::path mount_point;  // ours, <state>/mounts/<id>: the only one that is unmounted. Any other mount of
+                                        // the device (an administrator's bind mount) makes the teardown busy.
     std::chrono::milliseconds timeout{20000};  // for each step that can hang while the volume holds
     bool server_is_gone = false;  // volume server dead or fenced (R5): I/O fails, nothing more can be written; go on
                                   // through I/O errors

@@ -147,7 +147,9 @@ bool poll_exit(int pidfd, std::chrono::milliseconds timeout) {
     }
 }
 
-bool send_signal(int pidfd, int signal) { return ::pidfd_send_signal(pidfd, signal, nullptr, 0) == 0 || errno == ESRCH; }
+bool send_signal(int pidfd, int signal) {
+    return ::pidfd_send_signal(pidfd, signal, nullptr, 0) == 0 || errno == ESRCH;
+}
 
 status end(const process_identity& identity, bool ask_first, std::chrono::milliseconds grace) {
     const auto fd = open_pidfd(identity);
@@ -164,7 +166,8 @@ status end(const process_identity& identity, bool ask_first, std::chrono::millis
     if (!send_signal(fd->get(), SIGKILL)) return errno_error(errno, fmt::format("kill process {}", identity.pid));
     if (poll_exit(fd->get(), kill_patience)) return ok();
     return error{errc::timed_out, fmt::format("process {} does not end, not even of SIGKILL: it waits for a device in "
-                                              "the kernel; it will end when that answers", identity.pid)};
+                                              "the kernel; it will end when that answers",
+                                              identity.pid)};
 }
 
 }  // namespace
@@ -175,8 +178,12 @@ bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds t
     return poll_exit(fd->get(), timeout);
 }
 
-status terminate(const process_identity& identity, std::chrono::milliseconds grace) { return end(identity, true, grace); }
+status terminate(const process_identity& identity, std::chrono::milliseconds grace) {
+    return end(identity, true, grace);
+}
 
-status kill_now(const process_identity& identity) { return end(identity, false, {}); }
+status kill_now(const process_identity& identity) {
+    return end(identity, false, {});
+}
 
 }  // namespace weft

@@ -66,9 +66,9 @@ bool is_alive(const process_identity& identity);
 result<std::optional<process_identity>> read_live_identity(const std::filesystem::path& identity_file);
 
 struct spawn_request {
-    std::vector<std::string> argv;         // argv[0] is looked up in PATH when it has no slash
-    std::filesystem::path identity_file;   // its directory must exist
-    std::filesystem::path log_file;        // stdout and stderr are appended (created 0600)
+    std::vector<std::string> argv;        // argv[0] is looked up in PATH when it has no slash
+    std::filesystem::path identity_file;  // its directory must exist
+    std::filesystem::path log_file;       // stdout and stderr are appended (created 0600)
     bool data_path = false;  // below the page cache of this node: PR_SET_IO_FLUSHER and never the OOM killer's choice
     std::uint64_t stack_bytes = 0;  // RLIMIT_STACK, hence the default size of its threads' stacks; 0: inherited
 };
@@ -84,8 +84,8 @@ result<unique_fd> open_pidfd(const process_identity& identity);
 /// Waits for the exit. True: it is gone. False: still there after `timeout`.
 bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds timeout);
 
-/// SIGCONT, SIGTERM, up to `grace`, SIGKILL, wait again. Success also when it was gone already. Errors: timed_out when it
-/// does not even die of SIGKILL within 10 s (uninterruptible I/O). Blocks up to grace + 10 s.
+/// SIGCONT, SIGTERM, up to `grace`, SIGKILL, wait again. Success also when it was gone already. Errors: timed_out when
+/// it does not even die of SIGKILL within 10 s (uninterruptible I/O). Blocks up to grace + 10 s.
 status terminate(const process_identity& identity, std::chrono::milliseconds grace);
 
 /// SIGKILL at once, for a process whose own way of ending would do harm. Errors as terminate. Blocks up to 10 s.
@@ -127,8 +127,8 @@ struct run_outcome {
 /// A non-zero exit code is not an error here.
 result<run_outcome> run(const run_request& what);
 
-/// A system call that may hang in the kernel for as long as a volume holds (R4): umount, mount, the last close of a block
-/// device. Made in a forked child, since a thread in uninterruptible sleep would keep a killed weftd from dying.
+/// A system call that may hang in the kernel for as long as a volume holds (R4): umount, mount, the last close of a
+/// block device. Made in a forked child, since a thread in uninterruptible sleep would keep a killed weftd from dying.
 struct isolated_call {
     int (*call)(int fd, const void* argument) = nullptr;  // async-signal-safe calls only; returns 0 or an errno
     const void* argument = nullptr;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Short commands (run) and single system calls (run_isolated) in a child that is waited for with a deadline.
 //
-// A child that does not die of SIGKILL waits in the kernel; it is left behind and reaped by a later call, so that neither
-// the caller hangs nor zombies pile up.
+// A child that does not die of SIGKILL waits in the kernel; it is left behind and reaped by a later call, so that
+// neither the caller hangs nor zombies pile up.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
@@ -151,8 +151,8 @@ result<run_outcome> run(const run_request& what) {
     }
     if (!WIFEXITED(*ended)) {
         const char* name = ::sigabbrev_np(WTERMSIG(*ended));
-        return error{errc::io_failed, fmt::format("{} died of signal SIG{}: {}", program, name == nullptr ? "?" : name,
-                                                  outcome.output)};
+        return error{errc::io_failed,
+                     fmt::format("{} died of signal SIG{}: {}", program, name == nullptr ? "?" : name, outcome.output)};
     }
     outcome.exit_code = WEXITSTATUS(*ended);
     return outcome;

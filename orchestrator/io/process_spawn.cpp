@@ -30,8 +30,8 @@ struct child_failure {
     std::uint32_t stage = 0;
     int os_errno = 0;
 };
-constexpr std::array<std::string_view, 6> stage_names{"fork", "new session", "set up files", "read own start time",
-                                                      "write identity file", "execute"};
+constexpr std::array<std::string_view, 6> stage_names{
+    "fork", "new session", "set up files", "read own start time", "write identity file", "execute"};
 enum stage : std::uint32_t { at_fork, at_session, at_files, at_start_time, at_identity, at_exec };
 
 /// Everything the child needs, prepared before the fork.
@@ -178,13 +178,11 @@ result<process_identity> spawn_detached(const spawn_request& what) {
     const std::string temporary = identity + ".new";
     TRY_ASSIGN(auto lock, lock_identity(identity));
     TRY_ASSIGN(const auto null_fd, open_high("/dev/null", O_RDONLY));
-    TRY_ASSIGN(const auto log_fd,
-               open_high(what.log_file.string(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600));
+    TRY_ASSIGN(const auto log_fd, open_high(what.log_file.string(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600));
     TRY_ASSIGN(auto report, make_pipe());
     const argument_vector argv{what.argv};
-    const child_plan plan{program.c_str(),      argv.data(),    identity.c_str(),    temporary.c_str(),
-                          boot_id.c_str(),      null_fd.get(),  log_fd.get(),        report.writer.get(),
-                          what.data_path,       what.stack_bytes};
+    const child_plan plan{program.c_str(), argv.data(),  identity.c_str(),    temporary.c_str(), boot_id.c_str(),
+                          null_fd.get(),   log_fd.get(), report.writer.get(), what.data_path,    what.stack_bytes};
     pid_t child = -1;
     {
         const signals_blocked no_handlers;

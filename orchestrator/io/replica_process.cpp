@@ -69,8 +69,17 @@ result<process_identity> start_replica_server(const replica_server_config& confi
     start.name = fmt::format("replica server of drive {} ({})", config.drive.str(), config.drive_directory.string());
     start.pidfile = paths.pidfile;
     start.ready_timeout = config.ready_timeout;
-    start.spawn.argv = {"nbdkit", "-f", "-t", std::to_string(threads_per_connection), "-i", config.host, "-p",
-                        std::to_string(config.port), "-P", paths.pidfile.string(), config.plugin.string(),
+    start.spawn.argv = {"nbdkit",
+                        "-f",
+                        "-t",
+                        std::to_string(threads_per_connection),
+                        "-i",
+                        config.host,
+                        "-p",
+                        std::to_string(config.port),
+                        "-P",
+                        paths.pidfile.string(),
+                        config.plugin.string(),
                         "drive=" + config.drive_directory.string()};
     start.spawn.identity_file = paths.identity;
     start.spawn.log_file = paths.log;
@@ -81,7 +90,8 @@ result<process_identity> start_replica_server(const replica_server_config& confi
         started.error().text.find("Address already in use") != std::string::npos)
         return error{errc::busy, EADDRINUSE,
                      fmt::format("port {} of {} is in use by another program; choose another port-base, or end that "
-                                 "program ({})", config.port, config.host, started.error().text)};
+                                 "program ({})",
+                                 config.port, config.host, started.error().text)};
     return started;
 }
 

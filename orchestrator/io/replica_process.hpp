@@ -22,10 +22,10 @@ namespace weft {
 
 struct replica_server_config {
     std::filesystem::path runtime_dir;
-    std::filesystem::path plugin;  // .../nbdkit-weft-replica-plugin.so, absolute
-    drive_id drive;                // a UUID (INVARIANT)
+    std::filesystem::path plugin;           // .../nbdkit-weft-replica-plugin.so, absolute
+    drive_id drive;                         // a UUID (INVARIANT)
     std::filesystem::path drive_directory;  // absolute
-    std::string host;              // IP address to listen on
+    std::string host;                       // IP address to listen on
     std::uint16_t port = 0;
     std::chrono::milliseconds ready_timeout{10000};
 };

@@ -20,9 +20,11 @@ using clock = std::chrono::steady_clock;
 /// A server that was not ready in time gets this long to end by itself.
 constexpr std::chrono::milliseconds end_grace{2000};
 
+/// nbdkit ends the line, nbdfuse does not; half a number is not our pid.
 bool is_ready(const std::filesystem::path& pidfile, pid_t pid) {
     const auto text = read_file(pidfile, 4096);
-    return text.has_value() && *text && **text == fmt::format("{}\n", pid);
+    const auto wanted = std::to_string(pid);
+    return text.has_value() && *text && (**text == wanted || **text == wanted + '\n');
 }
 
 void swallow_events(int inotify) {
@@ -52,8 +54,7 @@ outcome await_ready(int inotify, int pidfd, const server_start& what, pid_t pid,
 result<process_identity> start_server(const server_start& what) {
     const unique_fd inotify{::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)};
     const auto directory = what.pidfile.parent_path();
-    if (!inotify ||
-        ::inotify_add_watch(inotify.get(), directory.c_str(), IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO) < 0)
+    if (!inotify || ::inotify_add_watch(inotify.get(), directory.c_str(), IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO) < 0)
         return errno_error(errno, fmt::format("watch {}", directory.string()));
     std::error_code no_log_yet;
     const auto size = std::filesystem::file_size(what.spawn.log_file, no_log_yet);
@@ -69,8 +70,8 @@ result<process_identity> start_server(const server_start& what) {
     switch (how) {
         case outcome::ready: return std::move(*spawned);
         case outcome::died:
-            return error{errc::unavailable, fmt::format("{} ended at once: {}", what.name,
-                                                        read_tail(what.spawn.log_file, log_before))};
+            return error{errc::unavailable,
+                         fmt::format("{} ended at once: {}", what.name, read_tail(what.spawn.log_file, log_before))};
         case outcome::late: break;
     }
     auto text = fmt::format("{} was not ready within {} ms and was ended: {}", what.name, what.ready_timeout.count(),

@@ -25,6 +25,14 @@ constexpr std::uint64_t stack_bytes = 512 * 1024;
 
 constexpr std::size_t attach_config_max = 16 * 1024 * 1024;
 
+/// Unique on the machine, where several weftd may run and attach the same volume one after the other: when nbdfuse was
+/// told to end, the kernel shows no more than this name of what a loop device is over. FNV-1a of the path.
+std::string fuse_file_name(const fs::path& directory) {
+    std::uint64_t hash = 14695981039346656037U;
+    for (const char c : directory.native()) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211U;
+    return fmt::format("volume-{:016x}", hash);
+}
+
 }  // namespace
 
 volume_paths paths_of(const fs::path& runtime_dir, const volume_id& id) {
@@ -39,7 +47,7 @@ volume_paths paths_of(const fs::path& runtime_dir, const volume_id& id) {
     paths.server_pidfile = directory / "server.pid";
     paths.server_log = directory / "server.log";
     paths.fuse_directory = directory / "fuse";
-    paths.fuse_file = directory / "fuse" / "volume";
+    paths.fuse_file = directory / "fuse" / fuse_file_name(directory);
     paths.fuse_identity = directory / "nbdfuse.identity";
     paths.fuse_pidfile = directory / "nbdfuse.pid";
     paths.fuse_log = directory / "nbdfuse.log";
@@ -47,8 +55,7 @@ volume_paths paths_of(const fs::path& runtime_dir, const volume_id& id) {
 }
 
 std::string volume_uri(const volume_paths& paths) {
-    static constexpr std::string_view plain =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/";
+    static constexpr std::string_view plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/";
     std::string uri = "nbd+unix:///volume?socket=";
     for (const char c : paths.nbd_socket.string()) {
         if (plain.find(c) != std::string_view::npos)
@@ -59,17 +66,18 @@ std::string volume_uri(const volume_paths& paths) {
     return uri;
 }
 
-/// No --swap: nbdkit 1.32 has 192 MiB of zeroed static data, all of which mlockall would make resident, for every volume.
-/// What keeps the node from hanging under memory pressure is that the server's own allocations never wait for writeback
-/// through itself (PR_SET_IO_FLUSHER) and that it is never killed for memory; spawn_request::data_path sets both.
+/// No --swap: nbdkit 1.32 has 192 MiB of zeroed static data, all of which mlockall would make resident, for every
+/// volume. What keeps the node from hanging under memory pressure is that the server's own allocations never wait for
+/// writeback through itself (PR_SET_IO_FLUSHER) and that it is never killed for memory; spawn_request::data_path sets
+/// both.
 result<process_identity> start_volume_server(const volume_server_config& config) {
     const auto paths = paths_of(config.runtime_dir, config.attach.id);
     TRY(make_directories(paths.directory));
     // Before anything is overwritten: a live server has read this very file, and its sockets are its own.
     TRY_ASSIGN(const auto live, read_live_identity(paths.server_identity));
     if (live)
-        return error{errc::busy, fmt::format("the volume server of '{}' runs already (pid {})", config.attach.volume,
-                                             live->pid)};
+        return error{errc::busy,
+                     fmt::format("the volume server of '{}' runs already (pid {})", config.attach.volume, live->pid)};
     TRY(write_file_atomically(paths.config, core::encode_attach_config(config.attach)));
     TRY(remove_file(paths.nbd_socket));  // a killed server leaves them, and bind refuses what exists
     TRY(remove_file(paths.control_socket));
@@ -77,9 +85,17 @@ result<process_identity> start_volume_server(const volume_server_config& config)
     start.name = fmt::format("volume server of '{}'", config.attach.volume);
     start.pidfile = paths.server_pidfile;
     start.ready_timeout = config.ready_timeout;
-    start.spawn.argv = {"nbdkit", "-f", "-t", std::to_string(threads_per_connection), "-U", paths.nbd_socket.string(),
-                        "-P", paths.server_pidfile.string(), config.plugin.string(),
-                        "config=" + paths.config.string(), "control=" + paths.control_socket.string()};
+    start.spawn.argv = {"nbdkit",
+                        "-f",
+                        "-t",
+                        std::to_string(threads_per_connection),
+                        "-U",
+                        paths.nbd_socket.string(),
+                        "-P",
+                        paths.server_pidfile.string(),
+                        config.plugin.string(),
+                        "config=" + paths.config.string(),
+                        "control=" + paths.control_socket.string()};
     start.spawn.identity_file = paths.server_identity;
     start.spawn.log_file = paths.server_log;
     start.spawn.data_path = true;

@@ -2,8 +2,8 @@
 // The volume server of an attached volume: `nbdkit` + weft-volume plugin, one process per volume, detached from weftd.
 //
 // Everything about it lives in <runtime>/volumes/<volume id>/ and nowhere in weftd's memory; volume_paths names it all.
-// A directory without a live process is a leftover, to be torn down and removed. Starting is refused while one is alive:
-// a volume server that starts again is a new writer and needs a new epoch (R1), so weftd must decide, not retry.
+// A directory without a live process is a leftover, to be torn down and removed. Starting is refused while one is
+// alive: a volume server that starts again is a new writer and needs a new epoch (R1), so weftd must decide, not retry.
 // Blocking (start: until the sockets listen or the server died); any thread, one caller per volume at a time.
 #pragma once
 
@@ -22,18 +22,18 @@ namespace weft {
 
 /// Where the files of one attached volume are.
 struct volume_paths {
-    std::filesystem::path directory;          // <runtime>/volumes/<id>, 0700
-    std::filesystem::path config;             // attach.json
-    std::filesystem::path control_socket;     // control.sock
-    std::filesystem::path nbd_socket;         // nbd.sock
-    std::filesystem::path server_identity;    // server.identity
-    std::filesystem::path server_pidfile;     // server.pid: nbdkit writes it when it listens
-    std::filesystem::path server_log;         // server.log
-    std::filesystem::path fuse_directory;     // fuse/: mount point of nbdfuse
-    std::filesystem::path fuse_file;          // fuse/volume
-    std::filesystem::path fuse_identity;      // nbdfuse.identity
-    std::filesystem::path fuse_pidfile;       // nbdfuse.pid
-    std::filesystem::path fuse_log;           // nbdfuse.log
+    std::filesystem::path directory;        // <runtime>/volumes/<id>, 0700
+    std::filesystem::path config;           // attach.json
+    std::filesystem::path control_socket;   // control.sock
+    std::filesystem::path nbd_socket;       // nbd.sock
+    std::filesystem::path server_identity;  // server.identity
+    std::filesystem::path server_pidfile;   // server.pid: nbdkit writes it when it listens
+    std::filesystem::path server_log;       // server.log
+    std::filesystem::path fuse_directory;   // fuse/: mount point of nbdfuse
+    std::filesystem::path fuse_file;        // fuse/volume-<hash of directory>: the whole volume as a file
+    std::filesystem::path fuse_identity;    // nbdfuse.identity
+    std::filesystem::path fuse_pidfile;     // nbdfuse.pid
+    std::filesystem::path fuse_log;         // nbdfuse.log
 };
 
 /// `id` must be a UUID (INVARIANT): it becomes a path.

@@ -29,7 +29,8 @@ TEST_CASE("mountinfo: the example of proc(5) is understood field by field") {
 }
 
 TEST_CASE("mountinfo: escaped names are compared as what they are") {
-    const auto mounts = parse_mountinfo("1 2 7:0 /a\\040b /mnt/tab\\011nl\\012back\\134040 rw - ext4 /dev/x\\040y rw\n");
+    const auto mounts =
+        parse_mountinfo("1 2 7:0 /a\\040b /mnt/tab\\011nl\\012back\\134040 rw - ext4 /dev/x\\040y rw\n");
     REQUIRE(mounts.has_value());
     CHECK(mounts->at(0).root == "/a b");
     CHECK(mounts->at(0).mount_point == "/mnt/tab\tnl\nback\\040");
@@ -57,9 +58,10 @@ TEST_CASE("mountinfo: an empty source and an empty text are legal") {
 }
 
 TEST_CASE("mountinfo: a line that is none is refused by name, never skipped") {
-    for (const char* line : {"x", "36 35 98:0 /mnt1 /mnt2 rw", "36 35 98 / /m rw - ext4 /dev/x rw", "a 35 98:0 / /m rw - e s rw",
-                             "36 35 98:0 / /m rw shared:1 ext4 /dev/x rw", "36 35 98:0 / /m rw - ext4 /dev/x",
-                             "36 35 98:0x / /m rw - ext4 /dev/x rw", "36 35 -1:0 / /m rw - ext4 /dev/x rw"}) {
+    for (const char* line :
+         {"x", "36 35 98:0 /mnt1 /mnt2 rw", "36 35 98 / /m rw - ext4 /dev/x rw", "a 35 98:0 / /m rw - e s rw",
+          "36 35 98:0 / /m rw shared:1 ext4 /dev/x rw", "36 35 98:0 / /m rw - ext4 /dev/x",
+          "36 35 98:0x / /m rw - ext4 /dev/x rw", "36 35 -1:0 / /m rw - ext4 /dev/x rw"}) {
         CAPTURE(line);
         const auto mounts = parse_mountinfo(std::string("1 2 7:0 / /ok rw - ext4 /dev/a rw\n") + line + "\n");
         REQUIRE(mounts.has_error());

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include <condition_variable>
-#include <cstdlib>
 #include <csignal>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -60,14 +60,14 @@ TEST_CASE("process: what is not an identity is refused, a cut one above all") {
         CAPTURE(cut);
         CHECK(decode_identity(whole.substr(0, cut)).error().code == errc::corrupt);
     }
-    for (const std::string& text : {std::string("0 99 ") + boot + "\n", "-1 99 " + boot + "\n", "1 -9 " + boot + "\n",
-                                    "1  9 " + boot + "\n", whole + whole, "99999999999 1 " + boot + "\n", std::string("\n")})
+    for (const std::string& text :
+         {std::string("0 99 ") + boot + "\n", "-1 99 " + boot + "\n", "1 -9 " + boot + "\n", "1  9 " + boot + "\n",
+          whole + whole, "99999999999 1 " + boot + "\n", std::string("\n")})
         CHECK(decode_identity(text).has_error());
 }
 
 TEST_CASE("process: the start time is field 22, whatever the command is called") {
-    const std::string tail =
-        " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20 21 22\n";
+    const std::string tail = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 424242 20 21 22\n";
     for (const char* name : {"(sh)", "(a b)", "(x) S 1 2)", "(())", "(\n)"}) {
         CAPTURE(name);
         const auto stat = parse_proc_stat("4711 " + std::string(name) + tail);
@@ -256,7 +256,8 @@ TEST_CASE("run: arguments reach the program as they are, no shell between") {
 }
 
 TEST_CASE("run: output is bounded, the newest is kept") {
-    const auto outcome = run({{"sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"}, 30s, 1000});
+    const auto outcome =
+        run({{"sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"}, 30s, 1000});
     REQUIRE(outcome.has_value());
     CHECK(outcome->output.size() <= 1000);
     CHECK(outcome->output.ends_with("line 19999\n"));
@@ -279,7 +280,8 @@ TEST_CASE("run: a command does not outlive a killed caller") {
     const auto pidfile = (where.path / "pid").string();
     const pid_t caller = ::fork();
     if (caller == 0) {
-        [[maybe_unused]] const auto ignored = run({{"sh", "-c", "echo $$ > $0.new; mv $0.new $0; exec sleep 60", pidfile}, 60s});
+        [[maybe_unused]] const auto ignored =
+            run({{"sh", "-c", "echo $$ > $0.new; mv $0.new $0; exec sleep 60", pidfile}, 60s});
         ::_exit(0);
     }
     while (!std::filesystem::exists(pidfile)) std::this_thread::yield();
