@@ -119,7 +119,8 @@ result<settings> read_settings(std::string_view config) {
         return settings(std::move(values));
     } catch (const po::unknown_option& e) {
         std::string known;
-        for (const auto& option : known_keys().options())
+        const auto keys = known_keys();  // named: the loop must not outlive a temporary
+        for (const auto& option : keys.options())
             known += fmt::format("{}{}", known.empty() ? "" : ", ", option->long_name());
         return error{errc::invalid_argument, fmt::format("unknown key '{}'; the keys are: {}",
                                                          printable(e.get_option_name()), known)};
@@ -209,7 +210,8 @@ result<daemon_options> parse_daemon_options(std::string_view config, const std::
 
 std::string describe_daemon_options() {
     std::ostringstream text;
-    for (const auto& option : known_keys().options())
+    const auto keys = known_keys();
+    for (const auto& option : keys.options())
         text << fmt::format("  {:<20} {}\n", option->long_name(), option->description());
     return text.str();
 }

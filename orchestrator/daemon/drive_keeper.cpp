@@ -119,6 +119,7 @@ std::vector<drive_id> drive_keeper::settled() const {
 }
 
 status drive_keeper::do_start(const drive_record& drive) {
+    const std::lock_guard starting(start_mutex_);
     TRY_ASSIGN(const auto running, find_replica_server(env_.options.runtime_dir, drive.id));
     if (running) {
         if (running->host == drive.host && running->port == drive.port && running->drive_directory == drive.path) {

@@ -75,6 +75,7 @@ private:
     [[nodiscard]] error holds_replicas(const cluster_view& view, const drive_record& drive) const;
 
     const environment env_;
+    std::mutex start_mutex_;  // add and the reconciler may both want a new drive's server; taken before mutex_
     mutable std::mutex mutex_;
     std::map<drive_id, server_state> servers_;
 };
