@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/cli/render.hpp"
+
+#include <fmt/format.h>
+
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/cli/fields.hpp"
+
+namespace weft::cli {
+
+namespace json = boost::json;
+
+namespace {
+
+constexpr std::size_t bar_columns = 20;
+constexpr std::size_t short_id = 8;  // characters of a UUID in tables; `drive rm` takes unique prefixes
+
+tone tone_of(std::string_view state) {
+    if (state == "healthy" || state == "up_to_date" || state == "serving" || state == "up") return tone::good;
+    if (state == "failed" || state == "unavailable" || state == "down" || state == "error" || state == "fenced" ||
+        state == "lost")
+        return tone::bad;
+    if (state == "info" || state == "detached") return tone::plain;
+    return tone::warning;
+}
+
+cell plain(std::string text) {
+    return {clean(text), tone::plain, false};
+}
+cell number(std::uint64_t value) {
+    return {std::to_string(value), tone::plain, true};
+}
+cell size(std::uint64_t bytes) {
+    return {render_size(bytes), tone::plain, true};
+}
+cell toned(const std::string& state) {
+    return {clean(state), tone_of(state), false};
+}
+cell or_dash(const std::string& text) {
+    return text.empty() ? cell{"-", tone::dim, false} : plain(text);
+}
+
+std::string address_of(const json::value& drive) {
+    const std::string host = clean(text_of(drive, "host"));
+    const bool v6 = host.find(':') != std::string::npos;
+    return fmt::format("{}{}{}:{}", v6 ? "[" : "", host, v6 ? "]" : "", number_of(drive, "port"));
+}
+
+/// Up-to-date replicas of the extent that has fewest, of those wanted: "1/2".
+cell replica_count(const json::value& volume) {
+    const std::uint64_t wanted = number_of(volume, "replicas_wanted");
+    std::uint64_t fewest = wanted;
+    for (const auto& extent : elements(member(volume, "extents"))) {
+        std::uint64_t good = 0;
+        for (const auto& replica : elements(member(extent, "replicas")))
+            if (text_of(replica, "state") == "up_to_date") ++good;
+        fewest = std::min(fewest, good);
+    }
+    return {fmt::format("{}/{}", fewest, wanted), fewest < wanted ? tone::warning : tone::plain, false};
+}
+
+std::string percent(std::uint64_t part, std::uint64_t whole) {
+    return fmt::format(
+        "{} %", whole == 0 ? 0 : static_cast<int>(100.0 * static_cast<double>(part) / static_cast<double>(whole)));
+}
+
+std::string rate_text(const resync_progress& progress) {
+    std::string text = fmt::format("{:.1f} %", 100.0 * progress.part());
+    if (progress.bytes_per_second) text += fmt::format("  {:.1f} MB/s", *progress.bytes_per_second / 1e6);
+    if (progress.time_left) text += fmt::format("  {} left", render_duration(*progress.time_left));
+    return text;
+}
+
+/// Indented lines below a title, drawn as a tree.
+class tree {
+public:
+    explicit tree(const style& how) : how_(how) {}
+    /// `last`: no sibling follows at this depth.
+    void node(std::string_view text, bool last) {
+        lines_ += prefix_ + (how_.unicode ? (last ? "└─ " : "├─ ") : (last ? "`- " : "|- ")) + std::string(text) + "\n";
+    }
+    void enter(bool last) { prefix_ += last ? "   " : how_.unicode ? "│  " : "|  "; }
+    void leave() { prefix_.resize(prefix_.size() - (prefix_.ends_with("│  ") ? std::string_view("│  ").size() : 3)); }
+    [[nodiscard]] const std::string& lines() const { return lines_; }
+
+private:
+    const style& how_;
+    std::string prefix_, lines_;
+};
+
+std::string fact(const style& how, std::string_view name, std::string_view text) {
+    return fmt::format("  {} {}\n", paint(how, tone::dim, fmt::format("{:<11}", name)), text);
+}
+
+std::string writer_text(const style& how, const json::value& volume) {
+    const std::string writer = clean(text_of(volume, "writer"));
+    if (writer.empty()) return "nobody";
+    if (flag_of(volume, "writer_alive")) return fmt::format("{} ({})", writer, paint(how, tone::good, "alive"));
+    return fmt::format("{} ({})", writer, paint(how, tone::bad, "its lease has expired"));
+}
+
+std::string engine_text(const style& how, const json::value& engine) {
+    const std::string state = clean(text_of(engine, "state"));
+    std::string text = fmt::format("engine {}", paint(how, tone_of(state), state));
+    if (flag_of(engine, "holding"))
+        text += ", " + paint(how, tone::bad,
+                             fmt::format("holding for {}",
+                                         render_duration(std::chrono::milliseconds(number_of(engine, "held_for_ms")))));
+    else
+        text += ", not holding";
+    text += fmt::format(", longest hold {}",
+                        render_duration(std::chrono::milliseconds(number_of(engine, "longest_hold_ms"))));
+    text += fmt::format(", {} in flight", number_of(engine, "requests_in_flight"));
+    text += fmt::format(", read {} in {}, written {} in {}", render_size(number_of(engine, "read_bytes")),
+                        number_of(engine, "reads"), render_size(number_of(engine, "written_bytes")),
+                        number_of(engine, "writes"));
+    if (const auto left = number_of(engine, "recovery_left_bytes"); left > 0)
+        text += fmt::format(", {} left to recover", render_size(left));
+    return text;
+}
+
+const json::value& find_by_id(const json::value& list, const std::string& id) {
+    static const json::value nothing;
+    for (const auto& one : elements(list))
+        if (text_of(one, "id") == id) return one;
+    return nothing;
+}
+
+std::string replica_text(const style& how, const json::value& replica, const json::value& drives,
+                         const json::value& engine) {
+    const std::string id = text_of(replica, "id");
+    const std::string state = clean(text_of(replica, "state"));
+    const std::string drive_id = text_of(replica, "drive");
+    const json::value& drive = find_by_id(drives, drive_id);
+    std::string text = fmt::format("replica {} on {}  {}", clean(id.substr(0, short_id)),
+                                   clean(text_of(replica, "node")), paint(how, tone_of(state), state));
+    text += fmt::format("  drive {}", clean(drive_id.substr(0, short_id)));
+    if (drive.is_object()) text += fmt::format(" {} at {}", clean(text_of(drive, "path")), address_of(drive));
+    if (!flag_of(replica, "created")) text += "  " + paint(how, tone::warning, "not yet created");
+    const json::value& slot = find_by_id(member(engine, "slots"), id);
+    if (slot.is_object() && !flag_of(slot, "link_up")) text += "  " + paint(how, tone::bad, "not connected");
+    return text;
+}
+
+}  // namespace
+
+std::string render_nodes(const style& how, const json::value& nodes) {
+    std::vector<std::vector<cell>> rows;
+    for (const auto& node : elements(nodes)) {
+        const bool alive = flag_of(node, "alive");
+        const auto lease = std::chrono::milliseconds(number_of(node, "lease_remaining_ms"));
+        rows.push_back({plain(text_of(node, "name")),
+                        toned(alive ? "up" : "down"),
+                        {alive ? render_duration(lease) : "expired", tone::plain, true},
+                        plain(text_of(node, "host")),
+                        number(number_of(node, "drives")),
+                        number(number_of(node, "volumes_attached")),
+                        plain(text_of(node, "version"))});
+    }
+    return render_table(how, {"NODE", "STATE", "LEASE", "ADDRESS", "DRIVES", "ATTACHED", "VERSION"}, rows);
+}
+
+std::string render_drives(const style& how, const json::value& drives) {
+    std::vector<std::vector<cell>> rows;
+    for (const auto& drive : elements(drives)) {
+        const std::uint64_t total = number_of(drive, "size_bytes"), spare = number_of(drive, "free_bytes");
+        const bool serving = flag_of(drive, "serving");
+        rows.push_back({plain(text_of(drive, "id").substr(0, short_id)),
+                        plain(text_of(drive, "node")),
+                        plain(text_of(drive, "path")),
+                        size(total),
+                        size(spare),
+                        {percent(total - std::min(spare, total), total), tone::plain, true},
+                        number(number_of(drive, "replicas")),
+                        // Only the drive's own node knows whether it is served.
+                        {serving ? "yes" : "-", serving ? tone::good : tone::dim, false},
+                        {flag_of(drive, "draining") ? "draining" : "", tone::warning, false},
+                        plain(address_of(drive))});
+    }
+    return render_table(
+        how, {"DRIVE", "NODE", "PATH", "SIZE", "FREE", "USED", "REPLICAS", "SERVING", "NOTE", "ADDRESS"}, rows);
+}
+
+std::string render_volumes(const style& how, const json::value& volumes) {
+    std::vector<std::vector<cell>> rows;
+    for (const auto& volume : elements(volumes))
+        rows.push_back({plain(text_of(volume, "name")), size(number_of(volume, "size_bytes")),
+                        toned(text_of(volume, "health")), replica_count(volume), or_dash(text_of(volume, "writer")),
+                        plain(text_of(volume, "fs")), or_dash(text_of(volume, "mountpoint"))});
+    return render_table(how, {"VOLUME", "SIZE", "HEALTH", "REPLICAS", "WRITER", "FS", "MOUNTPOINT"}, rows);
+}
+
+std::string render_events(const style& how, const json::value& events) {
+    std::vector<std::vector<cell>> rows;
+    for (const auto& event : elements(events))
+        rows.push_back({plain(text_of(event, "time")), plain(text_of(event, "node")), toned(text_of(event, "severity")),
+                        plain(text_of(event, "subject")), plain(text_of(event, "text"))});
+    return render_table(how, {"TIME", "NODE", "SEVERITY", "SUBJECT", "TEXT"}, rows);
+}
+
+std::string render_status(const style& how, const json::value& cluster) {
+    const std::uint64_t total = number_of(cluster, "pool_size_bytes"), spare = number_of(cluster, "pool_free_bytes");
+    const std::uint64_t degraded = number_of(cluster, "volumes_degraded");
+    std::string text = paint(how, tone::heading, "cluster " + clean(text_of(cluster, "cluster_id"))) + "\n";
+    text += fact(how, "asked",
+                 fmt::format("{}, weftd {}", clean(text_of(cluster, "node")), clean(text_of(cluster, "version"))));
+    const bool store = flag_of(cluster, "store_available");
+    text += fact(how, "store",
+                 store ? paint(how, tone::good, "available")
+                       : paint(how, tone::bad, "NOT available: " + clean(text_of(cluster, "store_problem"))));
+    text += fact(how, "pool", fmt::format("{} free of {}", render_size(spare), render_size(total)));
+    text +=
+        fact(how, "volumes",
+             fmt::format("{}, {} attached, {}", number_of(cluster, "volumes"), number_of(cluster, "volumes_attached"),
+                         paint(how, degraded > 0 ? tone::warning : tone::good, fmt::format("{} degraded", degraded))));
+    return text + "\n" + render_nodes(how, member(cluster, "nodes"));
+}
+
+std::string render_volume(const style& how, const json::value& volume, const json::value& drives,
+                          const progress_map& progress) {
+    const std::string health = clean(text_of(volume, "health"));
+    std::string text = fmt::format("{} {}\n", paint(how, tone::heading, "volume " + clean(text_of(volume, "name"))),
+                                   paint(how, tone_of(health), health));
+    if (flag_of(volume, "from_cache"))
+        text += fact(how, "note", paint(how, tone::warning, "the store does not answer: this is the last known state"));
+    text += fact(how, "id", clean(text_of(volume, "id")));
+    text += fact(how, "size",
+                 fmt::format("{}, {}{}", render_size(number_of(volume, "size_bytes")), clean(text_of(volume, "fs")),
+                             flag_of(volume, "formatted") ? "" : ", not yet formatted"));
+    text += fact(how, "replicas",
+                 fmt::format("{} wanted, writes need at least {}", number_of(volume, "replicas_wanted"),
+                             number_of(volume, "min_replicas")));
+    text += fact(how, "writer", fmt::format("{}, epoch {}", writer_text(how, volume), number_of(volume, "epoch")));
+    if (text_of(volume, "writer").empty() && !flag_of(volume, "clean"))
+        text += fact(how, "note", paint(how, tone::warning, "the last writer did not detach in order"));
+    const std::string mountpoint = clean(text_of(volume, "mountpoint"));
+    text += fact(how, "mountpoint", mountpoint.empty() ? "not mounted on this node" : mountpoint);
+    text += fact(how, "created", clean(text_of(volume, "created_at")));
+
+    tree shape(how);
+    const auto& extents = elements(member(volume, "extents"));
+    const auto& engines = elements(member(volume, "live_extents"));
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+        const bool last = i + 1 == extents.size();
+        const json::value engine = i < engines.size() ? engines[i] : json::value(nullptr);
+        shape.node(fmt::format("extent {}, {}", i, render_size(number_of(extents[i], "size_bytes"))), last);
+        shape.enter(last);
+        const auto& replicas = elements(member(extents[i], "replicas"));
+        if (engine.is_object()) shape.node(engine_text(how, engine), replicas.empty());
+        for (std::size_t r = 0; r < replicas.size(); ++r) {
+            const bool last_replica = r + 1 == replicas.size();
+            shape.node(replica_text(how, replicas[r], drives, engine), last_replica);
+            const auto found = progress.find(text_of(replicas[r], "id"));
+            if (found == progress.end()) continue;
+            // On a line of its own, so that a narrow terminal shows it whole.
+            shape.enter(last_replica);
+            shape.node(fmt::format("{} {}", paint(how, tone::good, render_bar(how, found->second.part(), bar_columns)),
+                                   rate_text(found->second)),
+                       true);
+            shape.leave();
+        }
+        shape.leave();
+    }
+    return text + shape.lines();
+}
+
+std::string render_progress_line(const json::value& volume, const progress_map& progress) {
+    std::string line = fmt::format("{}: {}", clean(text_of(volume, "name")), clean(text_of(volume, "health")));
+    for (const auto& extent : elements(member(volume, "extents")))
+        for (const auto& replica : elements(member(extent, "replicas"))) {
+            const std::string state = clean(text_of(replica, "state"));
+            line += fmt::format(", {} {}", clean(text_of(replica, "node")), state);
+            const auto found = progress.find(text_of(replica, "id"));
+            if (found != progress.end()) line += " " + rate_text(found->second);
+        }
+    return line + "\n";
+}
+
+}  // namespace weft::cli

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The API's answers as text for people: JSON value and style in, text out (golden files in tests/golden). Pure.
+//
+// Sizes are shortened here and only here; `-o json` prints what weftd answered.
+#pragma once
+
+#include <boost/json.hpp>
+
+#include <string>
+
+#include "orchestrator/cli/progress.hpp"
+#include "orchestrator/cli/text.hpp"
+
+namespace weft::cli {
+
+std::string render_nodes(const style& how, const boost::json::value& nodes);
+std::string render_drives(const style& how, const boost::json::value& drives);
+std::string render_volumes(const style& how, const boost::json::value& volumes);
+std::string render_status(const style& how, const boost::json::value& cluster);
+std::string render_events(const style& how, const boost::json::value& events);
+
+/// The whole stack of one volume as a tree: volume, extents with their engines, replicas with drive and address.
+/// `drives`: the answer of /v1/drives, or null if it could not be had.
+std::string render_volume(const style& how, const boost::json::value& volume, const boost::json::value& drives,
+                          const progress_map& progress);
+
+/// One line for a log: "db: degraded, n2 42.0 % 120.0 MB/s 12 s left".
+std::string render_progress_line(const boost::json::value& volume, const progress_map& progress);
+
+}  // namespace weft::cli
