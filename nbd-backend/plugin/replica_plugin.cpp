@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -141,8 +142,21 @@ weft::status make_ready() {
     return weft::ok();
 }
 
-/// In the process that will serve, before it has other threads: they inherit the flag.
+/// A stop is a death: at once, whatever is under way. nbdkit's own way would wait until every client has gone, and
+/// answer their requests with ESHUTDOWN meanwhile, which to a writer means "fenced for good" (R5). Nothing acknowledged
+/// is lost: it is in this kernel's page cache, and the writer sends again what was not acknowledged (R4).
+void die_when_told_to_stop() noexcept {
+    struct sigaction action {};
+    action.sa_handler = [](int) { ::_exit(0); };
+    for (const int number : {SIGTERM, SIGINT, SIGQUIT, SIGHUP})
+        if (::sigaction(number, &action, nullptr) != 0)
+            nbdkit_debug("weft-replica: cannot take over signal %d, ignoring", number);
+}
+
+/// In the process that will serve, after nbdkit set up its signals and before there are other threads, which inherit
+/// the flag.
 int after_fork() noexcept {
+    die_when_told_to_stop();
     // We may be below the page cache of the node that writes to us: allocations must not wait for that writing. Needs
     // CAP_SYS_RESOURCE; without it we go on.
     if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) nbdkit_debug("weft-replica: PR_SET_IO_FLUSHER refused, ignoring");

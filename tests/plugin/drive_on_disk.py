@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbd
 
+from lib.belongings import listening_paths
 from lib.cluster import BUILD
 from lib.waiting import wait_for
 
@@ -116,7 +117,9 @@ class Server:
             self.process = subprocess.Popen(
                 ["nbdkit", "-f", "-t", "8", "-U", self.socket, plugin, f"drive={drive.path}", *parameters],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=workspace.environment(), close_fds=True)
-        wait_for(lambda: self.socket.exists() or self.process.poll() is not None, 20, "the replica server to listen")
+        # Not only its file: between bind and listen a connect is refused.
+        wait_for(lambda: self.socket in listening_paths([self.process.pid]) or self.process.poll() is not None, 20,
+                 "the replica server to listen")
         assert self.process.poll() is None, self.log_text()
 
     def log_text(self):

@@ -130,7 +130,7 @@ TEST_CASE("replica_dir: killed at any instant, a creation leaves a whole replica
                 (void)remove_replica(drive.path, birth.id);
             }
         }
-        (void)::usleep(static_cast<useconds_t>(round * 97 % 4000));
+        (void)::usleep(static_cast<useconds_t>(round * 197 % 10000));
         REQUIRE(::kill(child, SIGKILL) == 0);
         REQUIRE(::waitpid(child, nullptr, 0) == child);
         const auto there = list_replicas(drive.path);
