@@ -118,6 +118,18 @@ std::vector<drive_id> drive_keeper::settled() const {
     return ids;
 }
 
+std::optional<std::chrono::milliseconds> drive_keeper::next_start() const {
+    const auto now = monotonic_now();
+    std::optional<std::chrono::milliseconds> shortest;
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, state] : servers_) {
+        if (state.process || state.not_before <= now) continue;
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(state.not_before - now);
+        shortest = std::min(shortest.value_or(left), left);
+    }
+    return shortest;
+}
+
 status drive_keeper::do_start(const drive_record& drive) {
     const std::lock_guard starting(start_mutex_);
     TRY_ASSIGN(const auto running, find_replica_server(env_.options.runtime_dir, drive.id));

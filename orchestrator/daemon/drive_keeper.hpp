@@ -48,6 +48,8 @@ public:
     // For the reconciler.
     /// Drives that need no start now: their server runs, or its pause is not over.
     [[nodiscard]] std::vector<drive_id> settled() const;
+    /// How long until the shortest pause is over; nullopt when none is running.
+    [[nodiscard]] std::optional<std::chrono::milliseconds> next_start() const;
     status do_start(const drive_record& drive);
     status do_stop(const drive_id& id);
     status do_create(const create_replica& what);

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
 
@@ -61,7 +63,7 @@ void reconciler::watch_store() {
 void reconciler::plan_forever() {
     while (!stopping_) {
         plan_once();
-        wake_.wait_for(tick);
+        wake_.wait_for(std::min(tick, env_.drives.next_start().value_or(tick)));
     }
 }
 
