@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nbd-backend/io/nbd_connection.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <libnbd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -68,17 +70,24 @@ void nbd_connection::open(const nbd_target& target) {
     look_at_state();
 }
 
-void nbd_connection::close() {
+nbd_connection::~nbd_connection() {
+    if (const int rest = close(); rest >= 0) ::close(rest);
+}
+
+int nbd_connection::close() {
     nbd_handle* old = nullptr;
     {
         const std::lock_guard lock(mutex_);
         old = std::exchange(handle_, nullptr);
         session_ = 0;
     }
+    const int fd = phase_ == phase::ready ? nbd_aio_get_fd(old) : -1;
+    const int rest = fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
     nbd_close(old);
     phase_ = phase::closed;
     in_flight_.store(0, std::memory_order_relaxed);
     polls_for_write_.store(false);
+    return rest;
 }
 
 pollfd nbd_connection::poll_entry() {

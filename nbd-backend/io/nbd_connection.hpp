@@ -47,14 +47,15 @@ public:
     enum class sent : std::uint8_t { yes, needs_poller, no };
 
     explicit nbd_connection(completion_box& box) : box_(box) {}
-    ~nbd_connection() { close(); }
+    ~nbd_connection();
     nbd_connection(const nbd_connection&) = delete;
     nbd_connection& operator=(const nbd_connection&) = delete;
 
     /// Begins to connect; progress() goes on. Precondition: closed.
     void open(const nbd_target& target);
-    /// Frees the handle: no callback runs and no buffer is touched after it.
-    void close();
+    /// Frees the handle: no callback runs and no buffer is touched after it. Returns a descriptor of the socket, for
+    /// parting_sockets, or -1 when the connection is over already or has carried no op yet.
+    [[nodiscard]] int close();
 
     /// What to poll for; fd -1 when there is nothing. May find out that the connection failed.
     pollfd poll_entry();

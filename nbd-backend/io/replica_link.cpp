@@ -18,7 +18,6 @@ replica_link::replica_link(link_settings settings, link_owner& owner)
     : settings_(std::move(settings)), owner_(owner), box_(bell_) {
     for (std::uint32_t i = 0; i < settings_.connections; ++i)
         connections_.push_back(std::make_unique<nbd_connection>(box_));
-    polled_.resize(connections_.size() + 1);
 }
 
 replica_link::~replica_link() {
@@ -62,22 +61,24 @@ void replica_link::run() {
         box_.set_collecting(true);
         for (std::size_t i = 0; i < connections_.size(); ++i) connections_[i]->progress(polled_[i].revents);
         box_.set_collecting(false);
+        parting_.progress(polled_.data() + connections_.size() + 1, now());
         check_connections();
         deliver();
         carry_out_orders();
         if (stop_seen_) break;
     }
-    for (const auto& one : connections_) one->close();
-    box_.reset();
+    close_all();
 }
 
 void replica_link::wait_for_something() {
     bool failed = false;
-    for (std::size_t i = 0; i < connections_.size(); ++i) {
-        polled_[i] = connections_[i]->poll_entry();
-        if (connections_[i]->where() == nbd_connection::phase::failed) failed = true;
+    polled_.clear();
+    for (const auto& one : connections_) {
+        polled_.push_back(one->poll_entry());
+        if (one->where() == nbd_connection::phase::failed) failed = true;
     }
-    polled_.back() = {bell_.fd(), POLLIN, 0};
+    polled_.push_back({bell_.fd(), POLLIN, 0});
+    parting_.append(polled_);
 
     timespec pause{0, 0};
     const timespec* limit = nullptr;
@@ -179,14 +180,18 @@ void replica_link::become_up() {
 
 void replica_link::become_down(core::link_loss loss, std::string detail) {
     box_.take(events_.answers);  // what the server did answer before the end counts
-    for (const auto& one : connections_) one->close();
-    box_.reset();
+    close_all();
     state_ = state::idle;
     deadline_ = core::instant::max();
     events_.what = link_events::change::down;
     events_.session = session_;
     events_.loss = loss;
     events_.detail = std::move(detail);
+}
+
+void replica_link::close_all() {
+    for (const auto& one : connections_) parting_.add(one->close(), now());
+    box_.reset();
 }
 
 void replica_link::deliver() {

@@ -22,6 +22,7 @@
 #include "nbd-backend/core/engine_types.hpp"
 #include "nbd-backend/io/completion_box.hpp"
 #include "nbd-backend/io/nbd_connection.hpp"
+#include "nbd-backend/io/parting_sockets.hpp"
 
 namespace weft::io {
 
@@ -101,6 +102,7 @@ private:
     void check_connections();
     void become_up();
     void become_down(core::link_loss loss, std::string detail);
+    void close_all();
     void deliver();
 
     const link_settings settings_;
@@ -108,7 +110,8 @@ private:
     wakeup bell_;
     completion_box box_;
     std::vector<std::unique_ptr<nbd_connection>> connections_;
-    std::vector<pollfd> polled_;
+    std::vector<pollfd> polled_;  // the connections, the bell, the parting sockets
+    parting_sockets parting_;
     std::thread thread_;
 
     std::mutex orders_mutex_;
