@@ -2,8 +2,11 @@
 """The volume server against real replica servers and a scripted weftd: R2-R5, R7-R11 over the wire."""
 import contextlib
 import itertools
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +20,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from lib.io_load import Fio, Writer  # noqa: E402
 from lib.waiting import assert_stays, wait_for  # noqa: E402
 from lib.workspace import Workspace  # noqa: E402
+from fake_weftd import FakeWeftd  # noqa: E402
+from plugin_tools import BUILD, program  # noqa: E402
 from volume_rig import BLOCK, MIB, Rig  # noqa: E402
 
 
@@ -287,6 +292,62 @@ def test_a_hung_server_is_left_behind_and_resynced_when_it_wakes(rigs, workspace
     rig.assert_equal()
 
 
+def test_a_server_that_wakes_up_survives_the_client_that_left(rigs, workspace):
+    """Bug guarded against: nbdkit before 1.34 aborts when a client hangs up while several answers are on their way."""
+    rig = rigs(times={"request_timeout_ms": 500, "reconnect_window_ms": 100})
+    volume = rig.attach()
+    rig.wait_whole()
+    load = FioLoop(workspace, volume.uri())
+    for number in range(6):
+        server = rig.servers[number % 2]
+        server.freeze()
+        rig.wait_state(number % 2, "outdated")
+        server.thaw()
+        rig.wait_whole()
+        load.check()
+        assert server.process.poll() is None, "the woken server died"
+    load.finish()
+    with connected(volume) as handle:
+        handle.flush()
+    rig.assert_equal()
+
+
+def test_many_threads_against_dying_and_hanging_servers(rigs):
+    """volume_stress.cpp says what it checks. For a sanitizer, build it and the libraries with SANITIZE by hand."""
+    rig = rigs(extents=(48 * MIB, 16 * MIB))
+    rig.epoch = 1
+    (rig.path / "attach.json").write_text(json.dumps(rig.config()))
+    stress = subprocess.Popen([program("volume_stress"), str(rig.path / "attach.json"), str(rig.path / "c.sock"), "24",
+                               "12", "1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=rig.environment)
+    rig.weftd = FakeWeftd(rig.path / "c.sock", rig.states)
+    rig.weftds.append(rig.weftd)
+    try:
+        rig.wait_whole()
+        deaths = 0
+        end = time.monotonic() + 9
+        while time.monotonic() < end and stress.poll() is None:
+            server = rig.servers[deaths % 2]
+            if deaths % 3 == 2:
+                server.freeze()
+                rig.wait_state(deaths % 2, "outdated")
+                server.thaw()
+            else:
+                server.kill()
+                server.start()
+            if deaths % 4 == 3:
+                rig.weftd.disconnect()
+                rig.weftd.reconnect()
+            deaths += 1
+            rig.wait_whole()
+        said, _ = stress.communicate(timeout=60)
+    finally:
+        stress.kill()
+    assert stress.returncode == 0, said
+    assert deaths >= 3, f"only {deaths} deaths in that time"
+    rig.assert_equal()
+
+
 def test_reads_go_on_from_the_other_replica(rigs):
     rig = rigs()
     volume = rig.attach()
@@ -397,7 +458,6 @@ def test_the_newest_weftd_wins_and_nonsense_is_cut_off(rigs):
 def test_a_weftd_that_does_not_read_delays_nobody(rigs, workspace):
     rig = rigs()
     volume = rig.attach(weftd=None)
-    import socket
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(str(volume.control))
         for _ in range(20000):  # 20 000 statuses that it never reads: more than every buffer on the way
@@ -592,9 +652,6 @@ def test_attach_demotes_a_replica_that_cannot_be_reached(rigs):
     (lambda c: c["extents"][0].update(size_bytes=5), "size_bytes"), (None, "not JSON"),
 ], ids=["no epoch", "epoch 0", "id", "no extents", "host name", "size", "cut"])
 def test_a_bad_configuration_is_refused_by_name(workspace, tmp_path, spoil, named):
-    import json
-    import subprocess
-    from volume_rig import BUILD
     config = {"volume": "db", "id": "0b9c7a52-7f3a-4a68-9a55-0f7d6a0f0c01", "epoch": 1, "clean": True,
               "min_replicas": 1, "connections": 1, "request_timeout_ms": 1000, "reconnect_window_ms": 1000,
               "attach_timeout_ms": 1000,
@@ -617,8 +674,6 @@ def test_a_bad_configuration_is_refused_by_name(workspace, tmp_path, spoil, name
 
 
 def test_a_control_socket_in_use_is_not_taken_and_a_stale_one_is(rigs):
-    import subprocess
-    from volume_rig import BUILD
     rig = rigs()
     volume = rig.attach()
     rig.wait_serving()
@@ -629,7 +684,7 @@ def test_a_control_socket_in_use_is_not_taken_and_a_stale_one_is(rigs):
                               capture_output=True, text=True, timeout=20, env=rig.environment)
     refused = second()
     assert refused.returncode != 0 and "another volume server" in refused.stderr
-    rig.weftd.send({"type": "get_status"})  # and the first one's socket is still there
+    wait_for(rig.weftd.connected, 10, "the first one to be reached as before")  # the attempt may have displaced weftd
     assert volume.control.exists()
     volume.kill()
     assert volume.control.exists()

@@ -145,12 +145,15 @@ class Rig:
                               if replica in self.states[extent]]}
                 for extent, size in enumerate(self.sizes)]
 
+    def config(self, **more):
+        """attach.json of the present epoch."""
+        return {"volume": "db", "id": self.volume, "epoch": self.epoch, "clean": True, "connections": 2,
+                "min_replicas": self.min_replicas, **self.times, "extents": self.members(), **more}
+
     def attach(self, weftd="commit", clean=True, **more):
         """A new epoch. Returns the volume server; its weftd is `self.weftd`, or None if `weftd` is None."""
         self.epoch += 1
-        config = {"volume": "db", "id": self.volume, "epoch": self.epoch, "clean": clean,
-                  "min_replicas": self.min_replicas, "connections": 2, **self.times, "extents": self.members(), **more}
-        volume = VolumeServer(self, config, f"volume{self.epoch}")
+        volume = VolumeServer(self, self.config(clean=clean, **more), f"volume{self.epoch}")
         self.volumes.append(volume)
         self.weftd = self.join(volume, weftd) if weftd else None
         return volume
