@@ -4,12 +4,13 @@
 
 Three weftd on loopback addresses play three nodes; nodes 1 and 2 have a Docker Engine each, private ones that are
 started here. (A single dockerd cannot play two nodes: it knows a volume by its name alone and refuses the name under
-a second driver.) Everything lives in one workspace, which is taken away at the end however the end comes: success, failure,
-Ctrl-C, or, by the next run, kill -9.
+a second driver.) Everything lives in one workspace, which is taken away at the end however the end comes: success,
+failure, Ctrl-C, or, by the next run, kill -9.
 """
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -23,7 +24,7 @@ from narration import Narrator  # noqa: E402
 from postgres import START, Database, Load  # noqa: E402
 
 VOLUME = "orders"
-BALLAST_ROWS = 300_000  # some hundred megabytes besides the load, so that the resync has something to copy
+BALLAST_ROWS = 600_000  # some hundred megabytes besides the load, so that the resync has something to copy
 MIB = 1 << 20
 
 
@@ -134,7 +135,9 @@ class Demo:
 
     def bring_node_back(self):
         node, before = self.cluster[1], self.copied()
-        self.say.step(f"{self.victim.name} starts again; its replica missed writes: not read from until it has them.")
+        more = Load(self.database, table="more").start()
+        self.say.step(f"{self.victim.name} starts again, under load; its replica missed writes: not read from until it "
+                      "has them.")
         self.victim.start()
         began = None
         while True:
@@ -151,12 +154,26 @@ class Demo:
             tail = f"{copied / MIB:.0f} MiB copied, {copied / MIB / seconds:.0f} MiB/s" if began else "connecting"
             self.say.bar(f"resync of {self.victim.name}", slot["resync_done_bytes"] / size, tail)
             time.sleep(0.1)
-        seconds = time.monotonic() - began
+        seconds = self.resync_seconds()
         copied = self.copied() - before
         self.require(copied > 0, "the replica is called up to date although nothing was copied to it")
-        self.figures["resync"] = f"{copied / MIB / max(seconds, 0.1):.0f} MiB/s"
+        self.figures["resync"] = f"{copied / MIB / seconds:.0f} MiB/s"
+        at_the_end = more.count()
+        wait_for(lambda: more.count() > at_the_end + 100, 30, "the load to go on after the resync")
+        more.stop()
+        self.require(not more.problems, f"the load failed during the resync: {more.problems}")
         self.say.finished_bar(f"resync of {self.victim.name}", f"{copied / MIB:.0f} MiB in {seconds:.1f} s, holes "
-                              "not copied")
+                              "not copied, the load went on")
+
+    def resync_seconds(self):
+        """From the writer's own events: what it began and when the replica was called up to date."""
+        replica = next(r["id"] for r in self.cluster.replicas(VOLUME) if r["node"] == self.victim.name)
+
+        def newest(text):
+            return [datetime.fromisoformat(event["time"]) for event in self.cluster[1].weft("events", "-n", 200)
+                    if event["node"] == self.cluster[1].name and replica in event["text"] and text in event["text"]]
+        wait_for(lambda: newest("is up_to_date"), 10, "the event of the end of the resync")
+        return max((newest("is up_to_date")[-1] - newest("resync begins")[-1]).total_seconds(), 0.001)
 
     def slot(self):
         """The engine's view of the victim's replica; the volume has one extent."""
@@ -168,11 +185,13 @@ class Demo:
         return self.slot()["resync_copied_bytes"]
 
     def compare_and_end(self):
-        self.engines[1].docker("stop", "--time", "30", "db2")
+        self.engines[1].docker("stop", "--time", "60", "db2")
+        self.say.step("docker stop of the database, in order this time.")
         self.engines[1].docker("rm", "db2")
         self.cluster.wait_detached(VOLUME, node=self.cluster[1])
+        self.say.running("comparing the replicas")
         self.cluster.assert_replicas_equal(VOLUME)
-        self.say.step("The database is stopped; the three replicas are byte for byte equal.")
+        self.say.step("The volume is detached; its three replicas are byte for byte equal.")
         self.engines[1].docker("volume", "rm", VOLUME)
         self.cluster.assert_no_leaks()
         self.say.step("docker volume rm: no mount, loop device, process or replica file of it is left.")

@@ -36,6 +36,7 @@ class Database:
         self.socket_directory.mkdir(exist_ok=True)
         self.socket_directory.chmod(0o777)
         self.docker.docker("run", "--detach", "--name", self.container, "--network", "none",
+                           "--stop-signal", "INT",  # PostgreSQL's fast shutdown
                            "--volume-driver", self.driver, "--volume", f"{self.volume}:/data",
                            "--volume", f"{self.socket_directory}:/run/postgresql", *self.docker.host_mounts(), "host",
                            "/start")
@@ -83,14 +84,15 @@ class Database:
 class Load:
     """Clients that each insert and commit one row after the other until stopped or the server goes away."""
 
-    def __init__(self, database, clients=4):
+    def __init__(self, database, clients=4, table="rows"):
+        self.table = table
         self.database, self._stop = database, threading.Event()
         self.acknowledged = [[] for _ in range(clients)]  # per client: when row 0, 1, 2, … was acknowledged
         self.problems = []
         self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(clients)]
 
     def start(self):
-        self.database.ask("create table rows (client int, number int, at timestamptz default now(),"
+        self.database.ask(f"create table {self.table} (client int, number int, at timestamptz default now(),"
                           " filler text default repeat('w', 200), primary key (client, number))")
         for thread in self._threads:
             thread.start()
@@ -102,7 +104,7 @@ class Load:
             connection = self.database.connect()
             with connection.cursor() as cursor:
                 while not self._stop.is_set():
-                    cursor.execute("insert into rows (client, number) values (%s, %s)", (client, len(times)))
+                    cursor.execute(f"insert into {self.table} (client, number) values (%s, %s)", (client, len(times)))
                     times.append(time.monotonic())  # autocommit: it is acknowledged now
         except psycopg2.Error as problem:
             self.problems.append(str(problem).strip())
@@ -128,6 +130,6 @@ class Load:
 
     def missing(self, database):
         """(found, missing): acknowledged rows that the database has, and those that it has lost."""
-        stored = set(database.ask("select client, number from rows"))
+        stored = set(database.ask(f"select client, number from {self.table}"))
         wanted = {(client, number) for client, times in enumerate(self.acknowledged) for number in range(len(times))}
         return len(wanted & stored), sorted(wanted - stored)

@@ -123,16 +123,24 @@ def loops_of(directory):
     return found
 
 
-def unmount_all(directory):
-    """Unmounts everything inside; a mount that is still busy is detached lazily, which frees it with its last user."""
-    for point in mounts_of(directory):
+def unmount(points):
+    """A mount that is still busy is detached lazily, which frees it with its last user."""
+    for point in points:
         if subprocess.run(["umount", point], capture_output=True).returncode != 0:
             subprocess.run(["umount", "-l", point], capture_output=True)
 
 
-def detach_loops(directory):
-    for device in loops_of(directory):
+def unmount_all(directory):
+    """File systems first, then loop devices, then the rest: once the FUSE mount below a loop device is gone, the kernel
+    no longer tells where its backing file was."""
+    devices = loops_of(directory)
+    numbers = {f"7:{device.removeprefix('/dev/loop')}" for device in devices}
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    unmount([_unescape(fields[4]) for fields in reversed(lines) if fields[2] in numbers])
+    for device in devices:
         subprocess.run(["losetup", "-d", device], capture_output=True)
+    if not loops_of(directory):
+        unmount(mounts_of(directory))
 
 
 def listening_paths(pids):
@@ -162,6 +170,5 @@ def take_away(directory, timeout=30):
     kill_all(lambda: processes_of(directory), timeout, f"every process of {directory} to die")
     def nothing_left():
         unmount_all(directory)
-        detach_loops(directory)
         return not mounts_of(directory) and not loops_of(directory)
     wait_for(nothing_left, timeout, f"mounts and loop devices of {directory} to go")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import belongings
 from .plugin_client import DockerPlugin, request
+from .sparse import first_difference
 from .waiting import DeadlineError, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -240,9 +241,8 @@ class Cluster:
             good = [r for r in extent["replicas"] if r["state"] == "up_to_date"]
             assert len(good) >= 2, f"extent {number} of {volume} has fewer than two good replicas: {extent}"
             for other in good[1:]:
-                outcome = subprocess.run(["cmp", self.replica_file(good[0]), self.replica_file(other)],
-                                         capture_output=True, text=True)
-                assert outcome.returncode == 0, f"replicas of {volume} differ: {outcome.stdout}{outcome.stderr}"
+                where = first_difference(self.replica_file(good[0]), self.replica_file(other))
+                assert where is None, f"replicas of {volume} on {good[0]['node']} and {other['node']} differ at {where}"
 
     # ---- the end ----
     def leaks(self):
