@@ -201,8 +201,8 @@ DESCRIPTION
   an ordinary block device. weft asks the weftd of this machine over its admin socket; it needs root or the group weft.
 
   States of a replica: up_to_date (serves reads), outdated (was good, missed writes), inconsistent (being filled),
-  failed. Health of a volume: healthy, degraded (fewer good replicas than wanted), holding (writes wait for a decision or
-  a replica), unavailable, creating.
+  failed. Health of a volume: healthy, degraded (fewer good replicas than wanted), holding (writes wait for a decision
+  or a replica), unavailable, creating.
 
 COMMANDS
 )";

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wtsan"  // Asio's fences; it has locks as well, which the sanitizer does see
+#endif
 #include "orchestrator/io/unix_http_client.hpp"
 
 #include <boost/asio.hpp>
