@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the engines have to tell weftd, queued until the control thread sends it.
 //
-// Proposals keep the engines' order and are kept until they are answered, however often weftd comes and goes (R4). They
-// get ids of their own, because every engine counts from 1. Because a proposal is sent in order and only once per
+// Proposals keep the engines' order and stay until they are answered, however often weftd comes and goes (R4). They get
+// ids of their own, because every engine counts from 1. Because a proposal is sent in order and only once per
 // connection, a promotion and a later demotion of one replica cannot swap. Notices are bounded: without weftd the oldest
 // are dropped, and the drop is told.
 //

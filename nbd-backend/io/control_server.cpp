@@ -65,8 +65,9 @@ result<sockaddr_un> address_of(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.empty() || path.size() >= sizeof address.sun_path)
-        return error{errc::invalid_argument, fmt::format("control socket '{}': the path has {} bytes, possible are 1 to {}",
-                                                         path, path.size(), sizeof address.sun_path - 1)};
+        return error{errc::invalid_argument,
+                     fmt::format("control socket '{}': the path has {} bytes, possible are 1 to {}", path, path.size(),
+                                 sizeof address.sun_path - 1)};
     std::memcpy(address.sun_path, path.data(), path.size());
     return address;
 }
@@ -76,7 +77,10 @@ int unix_socket() { return ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_N
 /// Removes a socket that nobody listens on any more. Errors: busy, io_failed.
 status remove_stale(const std::string& path, const sockaddr_un& address) {
     struct stat found {};
-    if (::lstat(path.c_str(), &found) != 0) return errno == ENOENT ? ok() : errno_error(errno, "control socket " + path);
+    if (::lstat(path.c_str(), &found) != 0) {
+        if (errno == ENOENT) return ok();
+        return errno_error(errno, "control socket " + path);
+    }
     if (!S_ISSOCK(found.st_mode))
         return error{errc::invalid_argument, "control socket " + path + ": something that is no socket is in the way"};
     const int probe = unix_socket();
@@ -86,7 +90,8 @@ status remove_stale(const std::string& path, const sockaddr_un& address) {
     ::close(probe);
     if (problem != ECONNREFUSED && problem != ENOENT)
         return error{errc::busy, "control socket " + path + ": another volume server listens there; stop it first"};
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return errno_error(errno, "remove stale control socket " + path);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+        return errno_error(errno, "remove stale control socket " + path);
     return ok();
 }
 

@@ -2,9 +2,9 @@
 // The volume server's end of the control socket (core/control_message.hpp says what is spoken): listens on a unix
 // socket, serves one weftd at a time, on a thread of its own.
 //
-// The data path never waits here: engines queue into the outbox; a weftd that stops reading fills a bounded buffer and is
-// then cut off (it connects again and is told everything that matters: hello, status, unanswered proposals). A peer that
-// sends what does not decode is cut off too.
+// The data path never waits here: engines queue into the outbox; a weftd that stops reading fills a bounded buffer and
+// is then cut off (it connects again and is told everything that matters: hello, status, unanswered proposals). A peer
+// that sends what does not decode is cut off too.
 //
 // Status is sent at once when an engine's state, a replica's state or link, or holding changes, and while progress is
 // made at most every progress_interval. While everything is calm nothing is sent and nothing wakes.

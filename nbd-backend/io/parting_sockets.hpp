@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sockets whose connection we gave up while the server may still answer on them: half-closed, read and thrown away until
-// the server closes its end.
+// Sockets whose connection we gave up while the server may still answer on them: half-closed, read and thrown away
+// until the server closes its end.
 //
-// Why not simply close: nbdkit before 1.34 aborts the whole process (assertion in raw_send_socket) when one thread of a
-// connection finds that the client hung up while another one has a reply to send. A replica server that wakes up after a
-// hang has exactly that: many answers for a client that is gone, and it serves a whole drive. Half-closed, it reads the
-// end of the stream, answers what it has, and closes in order.
+// Why not simply close: nbdkit 1.32 aborts the whole process (assertion in raw_send_socket) when one thread of a
+// connection finds that the client hung up while another one has a reply to send. A replica server that wakes up after
+// a hang has exactly that: many answers for a client that is gone, and it serves a whole drive. Half-closed, it reads
+// the end of the stream, answers what it has, and closes in order.
 //
 // Nothing read here is looked at: the session is over (E2). Thread rule: one thread.
 #pragma once

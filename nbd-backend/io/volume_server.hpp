@@ -2,8 +2,9 @@
 // All extents of one volume: cuts requests on the whole volume, or on one extent, into requests on engines; lets time
 // pass for them; answers weftd.
 //
-// The extents are concatenated in the order of attach.json. An export is a window of that space: the whole of it, or one
-// extent. NBD promises nothing about the atomicity of a request, so the parts of one that crosses extents run side by side.
+// The extents are concatenated in the order of attach.json. An export is a window of that space: the whole of it, or
+// one extent. NBD promises nothing about the atomicity of a request, so the parts of one that crosses extents run side
+// by side.
 //
 // Life: create ─▶ listen ─▶ start (threads exist from here on) ─▶ stop. submit() from any thread between start and
 // destruction; it blocks its thread until the request has ended, which under R4 may take as long as the store is away;

@@ -117,8 +117,8 @@ void watch_for_stop() {
 
 int volume_after_fork() {
     return guarded(-1, [] {
-        // This process is below its node's page cache: it must not wait for memory that only writing through it can free.
-        // Needs CAP_SYS_RESOURCE; inherited by every thread made from here on; best effort.
+        // This process is below its node's page cache: it must not wait for memory that only writing through it can
+        // free. Needs CAP_SYS_RESOURCE; inherited by every thread made from here on; best effort.
         (void)::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
         const auto started = server->start();
         if (started.has_error()) return refuse(started.error().text);
@@ -220,7 +220,7 @@ nbdkit_plugin make_plugin() {
     it.name = "weft-volume";
     it.longname = "Weft replicated volume";
     it.version = WEFT_VERSION;
-    it.description = "The replication engine of a Weft volume: an NBD client of its replicas, an NBD server of the volume";
+    it.description = "The replication engine of a Weft volume: NBD client of its replicas, NBD server of the volume";
     it.config_help =
         "config=FILE      (required) attach.json of the volume\n"
         "control=SOCKET   (required) unix socket on which weftd is answered";

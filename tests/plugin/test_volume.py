@@ -293,7 +293,7 @@ def test_a_hung_server_is_left_behind_and_resynced_when_it_wakes(rigs, workspace
 
 
 def test_a_server_that_wakes_up_survives_the_client_that_left(rigs, workspace):
-    """Bug guarded against: nbdkit before 1.34 aborts when a client hangs up while several answers are on their way."""
+    """Bug guarded against: nbdkit 1.32 aborts when a client hangs up while several answers are on their way."""
     rig = rigs(times={"request_timeout_ms": 500, "reconnect_window_ms": 100})
     volume = rig.attach()
     rig.wait_whole()

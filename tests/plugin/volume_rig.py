@@ -125,7 +125,8 @@ class Rig:
         self.host = f"127.{pid // 200 % 200 + 20}.{pid % 200 + 20}.250"
         self.cluster, self.volume = str(uuid.uuid4()), str(uuid.uuid4())
         self.sizes, self.min_replicas = extents, min_replicas
-        self.times = {"request_timeout_ms": 2000, "reconnect_window_ms": 700, "attach_timeout_ms": 4000, **(times or {})}
+        self.times = {"request_timeout_ms": 2000, "reconnect_window_ms": 700, "attach_timeout_ms": 4000,
+                      **(times or {})}
         self.servers = [ReplicaServer(self, n) for n in range(replicas)]
         self.ids = [[str(uuid.uuid4()) for _ in range(replicas)] for _ in extents]  # [extent][server]
         self.states = [{replica: "up_to_date" for replica in ids} for ids in self.ids]

@@ -61,7 +61,9 @@ public:
     }
 
 private:
-    std::uint64_t pick(std::uint64_t below) { return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(random_); }
+    std::uint64_t pick(std::uint64_t below) {
+        return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(random_);
+    }
 
     int submit(op_kind kind, std::uint64_t block, std::uint64_t blocks, bool fua = false) {
         weft::core::request what;
@@ -75,7 +77,7 @@ private:
         if (error == ESHUTDOWN && stopping)
             ended_ = true;
         else if (error != 0)
-            fail(fmt::format("thread {}: request of {} blocks at {}: {}", number_, blocks, block, std::strerror(error)));
+            fail(fmt::format("thread {}: {} blocks at {}: {}", number_, blocks, block, std::strerror(error)));
         return error;
     }
 
@@ -163,7 +165,8 @@ int stress(const std::string& config_path, const std::string& control, unsigned 
     for (unsigned n = 0; n < threads; ++n) users.push_back(std::make_unique<user>(server, window, n, threads, seed));
     for (const auto& one : users) running.emplace_back([&one] { one->run(); });
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-    while (std::chrono::steady_clock::now() < end && !failed) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    while (std::chrono::steady_clock::now() < end && !failed)
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
 
     over = true;
     weft::io::request_waiter waiter;
