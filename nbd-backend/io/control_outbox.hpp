@@ -2,9 +2,9 @@
 // What the engines have to tell weftd, queued until the control thread sends it.
 //
 // Proposals keep the engines' order and stay until they are answered, however often weftd comes and goes (R4). They get
-// ids of their own, because every engine counts from 1. Because a proposal is sent in order and only once per
-// connection, a promotion and a later demotion of one replica cannot swap. Notices are bounded: without weftd the oldest
-// are dropped, and the drop is told.
+// ids of their own, because every engine counts from 1. Because a proposal is sent in order and once per connection, a
+// promotion and a later demotion of one replica cannot swap. Notices are bounded: without weftd the oldest are dropped,
+// and the drop is told.
 //
 // Thread rule: any thread; the mutex is a leaf, held for list work only, so callers may hold an engine's mutex.
 #pragma once
