@@ -47,7 +47,7 @@ def time_limit(request):
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    if report.failed:
+    if report.failed and call.when != "teardown":
         item.failed = True
         for cluster in getattr(item, "clusters", []):
             report.sections.append(("cluster", describe(cluster)))
@@ -65,9 +65,11 @@ def describe(cluster):
                 break
             except Exception as problem:  # a report must not hide the failure it reports
                 parts.append(f"--- {node.name}: no answer: {problem}")
-    for log in sorted(cluster.path.rglob("*.log")):
-        text = log.read_text(errors="replace").splitlines()
-        parts.append(f"--- {log}\n" + "\n".join(text[-60:]))
+    for directory, below, names in os.walk(cluster.path):
+        below[:] = [name for name in below if name not in ("fuse", "mounts", "replicas")]  # may hang or be dead
+        for log in sorted(Path(directory) / name for name in names if name.endswith(".log")):
+            text = log.read_text(errors="replace").splitlines()
+            parts.append(f"--- {log}\n" + "\n".join(text[-60:]))
     return "\n".join(parts)
 
 
@@ -98,7 +100,7 @@ def make_cluster(workspace, request):
         keep = os.environ.get("WEFT_KEEP_FAILED")
         if keep and getattr(request.node, "failed", False):
             shutil.copytree(cluster.path, Path(keep) / request.node.name, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns("data", "*.sock"))
+                            ignore=shutil.ignore_patterns("data", "fuse", "mounts", "*.sock"))
         shutil.rmtree(cluster.path)
         assert not left, f"cannot be taken away: {left}"
 

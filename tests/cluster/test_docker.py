@@ -111,7 +111,7 @@ def test_docker_cp_on_a_running_container_does_not_unmount_it(cluster, workspace
         side.do("cp", str(source), "c6:/data/copied")
         side.do("cp", "c6:/data/copied", str(workspace.path / "back"))
     assert (workspace.path / "back").read_text() == "from outside\n"
-    side.do("exec", "c6", "sh", "-c", "echo more >> /data/copied; sync")
+    side.do("exec", "c6", "sh", "-c", "echo more >> /data/copied; sync -f /data")
     assert side.node.volume("a6")["writer"] == side.node.name
     assert_stays(lambda: side.node.volume_servers(), 3, "the volume stays attached while its container runs")
     assert side.do("exec", "c6", "cat", "/data/copied") == "from outside\nmore"
@@ -123,7 +123,7 @@ def test_dockerd_is_killed_and_restarted(cluster, side):
     """Its containers die with the restart and no Unmount comes; the next start mounts with the same ID."""
     side.create("a7", "--opt", "size=64MiB")
     side.start("a7", "c7")
-    side.do("exec", "c7", "sh", "-c", "echo kept > /data/x; sync")
+    side.do("exec", "c7", "sh", "-c", "echo kept > /data/x; sync -f /data")
     side.docker.kill_dockerd()
     side.docker.start_dockerd()
     assert side.inspect("a7")["Driver"] == side.driver, "the volume is still known under its driver"
@@ -156,7 +156,7 @@ def test_a_volume_is_taken_over_after_the_lease_of_its_node_ran_out(cluster, pai
     one, two = pair
     one.create("a9", "--opt", "size=64MiB", "--opt", "replicas=3")
     one.start("a9", "c9")
-    one.do("exec", "c9", "sh", "-c", "echo safe > /data/x; sync")
+    one.do("exec", "c9", "sh", "-c", "echo safe > /data/x; sync -f /data")
     one.docker.kill_container("c9")
     one.node.power_off()
     two.create("a9")
@@ -181,7 +181,7 @@ def test_get_while_the_store_is_away_does_not_make_docker_forget_the_volume(clus
     try:
         wait_for(lambda: not side.node.weft("status")["store_available"], 30, "weftd to notice")
         assert side.inspect("a10")["Driver"] == side.driver
-        side.do("exec", "c10", "sh", "-c", "echo still > /data/x; sync")
+        side.do("exec", "c10", "sh", "-c", "echo still > /data/x; sync -f /data")
     finally:
         away.rename(cluster.store.parent)
     wait_for(lambda: side.node.weft("status")["store_available"], 30, "the store to be back")
@@ -192,7 +192,7 @@ def test_a_container_survives_weftd_being_restarted(cluster, side):
     side.create("a11", "--opt", "size=64MiB")
     side.start("a11", "c11")
     side.node.stop()
-    side.do("exec", "c11", "sh", "-c", "echo alone > /data/x; sync")
+    side.do("exec", "c11", "sh", "-c", "echo alone > /data/x; sync -f /data")
     side.node.start()
     assert side.do("exec", "c11", "cat", "/data/x") == "alone"
     side.do("rm", "--force", "c11")

@@ -66,7 +66,8 @@ def test_kill_at_twenty_random_instants(cluster, engine):
     print(f"seed {seed}")
     chance = random.Random(seed)
     engine.docker("volume", "create", "--driver", node.plugin_name, "--opt", "size=64MiB", "w1")
-    script = "n=0; while :; do n=$((n+1)); echo $n > /data/n.new && mv /data/n.new /data/n && sync || exit 9; done"
+    script = ("n=0; while :; do n=$((n+1)); echo $n > /data/n.new && mv /data/n.new /data/n && sync -f /data || exit 9;"
+              " done")
     engine.docker("run", "--detach", "--name", "witness", "--network", "none", "--volume-driver",
                   node.plugin_name, "--volume", "w1:/data", "busybox", "sh", "-c", script)
     lives = Lives(node)

@@ -52,9 +52,9 @@ def _remove_owned(path):
                 print(f"warning: cannot remove {target}: {problem}", file=sys.stderr)
 
 
-def destroy(path):
+def destroy(path, timeout=30):
     """Takes away all that belongs to a workspace, then the workspace."""
-    belongings.take_away(path)
+    belongings.take_away(path, timeout)
     _remove_owned(path)
     shutil.rmtree(path, ignore_errors=False)
 
@@ -67,7 +67,10 @@ def sweep():
             if handle:
                 with handle:
                     print(f"cleaning up after an earlier run that was killed: {path}", file=sys.stderr)
-                    destroy(path)
+                    try:
+                        destroy(path, timeout=10)
+                    except (AssertionError, OSError) as problem:  # the next run tries again; this one is not hindered
+                        print(f"warning: {path} cannot be removed yet: {problem}", file=sys.stderr)
 
 
 class Workspace:
