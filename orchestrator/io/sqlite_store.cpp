@@ -16,14 +16,15 @@
 #include "orchestrator/io/sqlite_db.hpp"
 #include "orchestrator/io/sqlite_file.hpp"
 #include "orchestrator/io/store_watch.hpp"
+#include "orchestrator/io/turn_gate.hpp"
 
 namespace weft {
 
 namespace {
 
 /// How long to wait for our own other threads; with SQLite's busy timeout this makes about store_timeout.
-constexpr std::chrono::milliseconds mutex_timeout = store_timeout - sqlite_busy_timeout;
-static_assert(mutex_timeout.count() > 0);
+constexpr std::chrono::milliseconds turn_timeout = store_timeout - sqlite_busy_timeout;
+static_assert(turn_timeout.count() > 0);
 
 /// After the log grew without a ring: how long until the committer must have rung, were it alive.
 constexpr std::chrono::milliseconds second_look_delay{250};
@@ -132,7 +133,7 @@ private:
     const std::string boot_id_;
     const std::string store_id_;
 
-    std::timed_mutex mutex_;    // guards the three below
+    turn_gate gate_;            // guards the two below
     opened_store_file file_;    // .db is null while there is no connection
     std::uint64_t newest_ = 0;  // revision
 
@@ -194,8 +195,8 @@ status sqlite_store::ensure_open() {
 
 template <typename Work>
 auto sqlite_store::on_connection(Work work) -> decltype(work(std::declval<sqlite_db&>())) {
-    const std::unique_lock lock(mutex_, mutex_timeout);
-    if (!lock.owns_lock())
+    const turn my_turn(gate_, turn_timeout);
+    if (!my_turn.mine())
         return error{errc::unavailable, fmt::format("the store {} does not answer: its disk is busy", path_)};
     TRY(ensure_open());
     auto outcome = work(*file_.db);
