@@ -116,10 +116,10 @@ status check_host(std::string_view host) {
 }
 
 result<std::string> parse_drive_path(std::string_view text) {
-    const auto refuse = [&](std::string_view problem) {
+    const auto refuse = [whole = text](std::string_view problem) {  // text itself is consumed below
         return error{errc::invalid_argument,
                      fmt::format("'{}' is not a drive's directory: {}; write an absolute path such as /srv/weft/disk1",
-                                 printable(text, 80), problem)};
+                                 printable(whole, 80), problem)};
     };
     if (text.empty()) return refuse("it is empty");
     if (text.size() > drive_path_max) return refuse(fmt::format("it is longer than {} bytes", drive_path_max));

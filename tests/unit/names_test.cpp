@@ -119,3 +119,8 @@ TEST_CASE("names: a drive's path that could mislead is refused") {
         CHECK(refused.error().text.find('\n') == std::string::npos);
     }
 }
+
+TEST_CASE("names: a refused drive path is shown whole") {
+    CHECK(parse_drive_path("/srv/../etc").error().text.starts_with("'/srv/../etc' is not a drive's directory"));
+    CHECK(parse_drive_path("//").error().text.starts_with("'//' is not a drive's directory"));
+}
