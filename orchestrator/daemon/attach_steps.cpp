@@ -212,9 +212,10 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
 status attach_steps::remove_remains(attachment& of) {
     TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
     disconnect(of);
-    TRY(remove_volume_directory(env_.options.runtime_dir, of.id));
+    // Before the volume's directory: that is what tells a restarted weftd that there is something left to remove.
     std::error_code ignored;  // an empty directory that stays is of no consequence
     std::filesystem::remove(mount_target(of.id), ignored);
+    TRY(remove_volume_directory(env_.options.runtime_dir, of.id));
     return env_.table.forget_references(of);
 }
 

@@ -30,7 +30,15 @@ weft::result<weft::daemon_options> load_options(const std::string& path) {
     if (!text) return weft::error{weft::errc::not_found, "there is no such file"};
     std::error_code failed;
     const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
-    return weft::parse_daemon_options(*text, failed ? std::filesystem::path("/usr/libexec/weft") : self.parent_path());
+    const auto beside = failed ? std::filesystem::path("/usr/libexec/weft") : self.parent_path();
+    TRY_ASSIGN(auto options, weft::parse_daemon_options(*text, beside));
+    // Said here, not when the first drive is added, days later.
+    for (const auto& plugin : {options.replica_plugin(), options.volume_plugin()})
+        if (!std::filesystem::exists(plugin, failed))
+            return weft::error{weft::errc::invalid_argument,
+                               fmt::format("libexec-dir = '{}': {} is not there; name the folder of the nbdkit plugins",
+                                           options.libexec_dir.string(), plugin.filename().string())};
+    return options;
 }
 
 void print_help(const po::options_description& arguments) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "orchestrator/core/members.hpp"
@@ -26,6 +27,17 @@ error no_such_volume(const std::string& name) {
     return error{errc::not_found, fmt::format("there is no volume '{}'", printable(name))};
 }
 
+/// After a reboot the runtime directory is gone, but not the mount points. Removes empty directories only: one that
+/// is mounted or that holds anything stays.
+void remove_old_mount_points(const std::filesystem::path& mounts, const std::vector<volume_id>& here) {
+    std::error_code failed;
+    for (const auto& entry : std::filesystem::directory_iterator(mounts, failed)) {
+        const auto name = entry.path().filename().string();
+        const bool known = std::any_of(here.begin(), here.end(), [&](const volume_id& id) { return id.str() == name; });
+        if (!known) std::filesystem::remove(entry.path(), failed);
+    }
+}
+
 }  // namespace
 
 std::vector<volume_id> volume_keeper::present() const {
@@ -37,6 +49,7 @@ std::vector<volume_id> volume_keeper::present() const {
 
 void volume_keeper::adopt() {
     const auto here = present();
+    remove_old_mount_points(env_.options.state_dir / "mounts", here);
     std::set<volume_id> all(here.begin(), here.end());
     if (const auto referenced = env_.table.with_references(); referenced.has_value())
         all.insert(referenced->begin(), referenced->end());

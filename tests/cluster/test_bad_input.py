@@ -188,7 +188,7 @@ def test_a_thousand_connections_that_say_nothing_do_not_lock_others_out(node):
 
 # ---- the CLI ----
 CLI = {
-    "no command": ([], "(?i)usage|command"),
+    "no command": ([], "weft --help"),
     "unknown group": (["volumes!"], "volumes!"),
     "unknown command": (["volume", "explode"], "explode"),
     "unknown flag": (["volume", "ls", "--frobnicate"], "frobnicate"),
@@ -373,19 +373,21 @@ def test_config(node, workspace, changes, pattern):
                   "plugin-dir": str(elsewhere), "store": f"sqlite:{elsewhere}/weft.db"})
     lines.update(changes)
     config.write_text("".join(f"{key}={value}\n" for key, value in lines.items() if value is not None))
-    outcome = run_weftd(config, workspace)
+    try:
+        outcome = run_weftd(config, workspace)
+    finally:
+        shutil.rmtree(elsewhere)
+        config.unlink()
     assert outcome.returncode > 0, outcome
     assert re.search(pattern, outcome.stderr), f"{outcome.stderr!r} lacks {pattern!r}"
-    shutil.rmtree(elsewhere)
-    config.unlink()
 
 
 FILES = {
-    "missing": (None, "No such file|not found"),
+    "missing": (None, "(?i)no such file"),
     "garbage": (b"\x00\xff\xfe garbage \n", "."),
     "key twice": (b"node=a\nnode=b\n", "node.*twice"),
     "no equals sign": (b"node\n", "node|bad.conf"),
-    "two megabytes": (b"#" * (2 << 20), "config"),
+    "two megabytes": (b"#" * (2 << 20), "larger"),
 }
 
 

@@ -93,7 +93,7 @@ def test_an_empty_device_is_not_formatted_when_the_record_says_formatted(cluster
     """The data may be on a replica that is not here: an empty file system in its place would be a lie."""
     node = cluster[0]
     node.plugin.create("db", size="64MiB")
-    edit_record(cluster, "db", formatted=True)
+    edit_record(cluster, "db", formatted=True, epoch=1)
     with pytest.raises(PluginError):
         node.plugin.mount("db", new_mount_id())
     assert first_bytes(cluster, "db") == bytes(1 << 20)
