@@ -74,6 +74,10 @@ $(BUILD)/sim: $(call objects,tests/sim) $(call archive,nbd-backend/core) $(call 
 sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=n runs n seeds from there
 	@$(BUILD)/sim $(SEED) $(COUNT) $(STEPS)
 
+$(BUILD)/host-io-test: $(BUILD)/tests/plugin/host_io_test.o $(ORCHESTRATOR)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
+
 unit: $(UNIT) ## Build and run the unit tests
 	@$(UNIT)
 

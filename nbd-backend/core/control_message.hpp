@@ -48,7 +48,8 @@ struct attach_config {
     std::uint64_t epoch = 0;
     bool clean = false;
     std::uint32_t min_replicas = 1;
-    std::uint32_t connections = 2;  // NBD connections per replica
+    std::uint32_t connections = 8;  // NBD connections per replica, 1 to 16: a replica server works on one request of
+                                    // each at a time (why: orchestrator/io/replica_process.cpp)
     std::uint32_t request_timeout_ms = 5000;
     std::uint32_t reconnect_window_ms = 2000;
     std::uint32_t attach_timeout_ms = 5000;

@@ -15,8 +15,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Requests per connection that may wait for the drive at a time. A writer opens several connections per replica.
-constexpr int threads_per_connection = 16;
+/// One request of a connection at a time, without worker threads; a writer opens several connections per replica
+/// instead (attach_config::connections). With worker threads nbdkit 1.32.5 aborts (server/connections.c, assertion
+/// `sock >= 0`) when a writer dies while several of them have an answer to send: its death would take every replica of
+/// the drive with it. It is also faster.
+constexpr int threads_per_connection = 1;
 constexpr std::uint64_t stack_bytes = 512 * 1024;
 
 struct drive_paths {

@@ -50,7 +50,7 @@ class ReplicaServer:
         the first attempts may be refused."""
         def attempt():
             self.process = subprocess.Popen(
-                ["nbdkit", "-f", "-t", "32", "-i", self.host, "-p", str(self.port),
+                ["nbdkit", "-f", "-t", "1", "-i", self.host, "-p", str(self.port),
                  str(BUILD / "nbdkit-weft-replica-plugin.so"), f"drive={self.drive}"],
                 stdout=hold_open(self.log), stderr=subprocess.STDOUT, env=self.rig.environment)
             wait_for(lambda: self.process.poll() is not None or self._answers(), 10, f"{self.drive} to be served")
@@ -148,7 +148,7 @@ class Rig:
 
     def config(self, **more):
         """attach.json of the present epoch."""
-        return {"volume": "db", "id": self.volume, "epoch": self.epoch, "clean": True, "connections": 2,
+        return {"volume": "db", "id": self.volume, "epoch": self.epoch, "clean": True, "connections": 8,
                 "min_replicas": self.min_replicas, **self.times, "extents": self.members(), **more}
 
     def attach(self, weftd="commit", clean=True, **more):
