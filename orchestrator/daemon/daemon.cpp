@@ -23,12 +23,28 @@ namespace weft {
 
 namespace {
 
+// A weftd that was killed holds its locks until the kernel has taken it apart; whoever starts the next one at once (a
+// supervisor, an impatient administrator) should not have to try twice. flock(2) has no timed wait, so it is asked anew.
+constexpr int lock_attempts = 20;
+constexpr std::chrono::milliseconds lock_pause{100};
+
+bool lock_in_time(int file) {
+    const stop_gate nobody_stops_us;
+    for (int attempt = 0; attempt < lock_attempts; ++attempt) {
+        if (flock(file, LOCK_EX | LOCK_NB) == 0) return true;
+        if (errno != EWOULDBLOCK) return false;
+        nobody_stops_us.wait_for(lock_pause);
+        errno = EWOULDBLOCK;
+    }
+    return false;
+}
+
 /// The lock that only one weftd can hold; the kernel drops it with the process, however that ends.
 result<unique_fd> lock_directory(const std::filesystem::path& directory) {
     const auto path = directory / "weftd.lock";
     unique_fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!file) return errno_error(errno, "open " + path.native());
-    if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (!lock_in_time(file.get())) {
         if (errno == EWOULDBLOCK)
             return error{errc::busy, fmt::format("another weftd is using {}: each weftd needs a state-dir and a "
                                                  "runtime-dir of its own",
