@@ -15,10 +15,10 @@ namespace weft {
 
 namespace {
 
-constexpr std::chrono::seconds serving_wait{60};   // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
-constexpr std::chrono::seconds device_wait{20};    // nbdfuse and loop
-constexpr std::chrono::seconds step_down_wait{20}; // each step down that can hang while the volume holds
-constexpr std::chrono::seconds end_grace{2};       // between SIGTERM and SIGKILL of a volume server
+constexpr std::chrono::seconds serving_wait{60};  // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
+constexpr std::chrono::seconds device_wait{20};   // nbdfuse and loop
+constexpr std::chrono::seconds step_down_wait{20};  // each step down that can hang while the volume holds
+constexpr std::chrono::seconds end_grace{2};        // between SIGTERM and SIGKILL of a volume server
 
 }  // namespace
 
@@ -38,8 +38,8 @@ result<std::string> attach_steps::holders(const attachment& of) const {
 
 void attach_steps::connect(attachment& of, const std::string& name, std::uint64_t epoch,
                            const process_identity& server) {
-    // The hooks know the link through a weak pointer that is filled in below: a proposal that comes earlier than that is
-    // repeated by the server when nothing answers it, on the connection's next turn.
+    // The hooks know the link through a weak pointer that is filled in below: a proposal that comes earlier than that
+    // is repeated by the server when nothing answers it, on the connection's next turn.
     auto self = std::make_shared<std::weak_ptr<control_link>>();
     auto ready = std::make_shared<std::promise<void>>();
     control_link::hooks hooks;
@@ -105,9 +105,9 @@ result<volume_record> attach_steps::become_writer(const volume_record& record, b
     });
     if (changed.has_error()) return changed.error();
     if (!before.empty() && before != env_.options.node)
-        env_.events.emit(severity::warning, "volume " + record.name,
-                         fmt::format("taken over from node {} ({}), epoch {}", before.str(), way,
-                                     changed->record.epoch));
+        env_.events.emit(
+            severity::warning, "volume " + record.name,
+            fmt::format("taken over from node {} ({}), epoch {}", before.str(), way, changed->record.epoch));
     return changed->record;
 }
 
@@ -134,7 +134,8 @@ result<core::attach_config> attach_steps::config_for(const volume_record& before
 
 status attach_steps::start_server(attachment& of, const volume_record& before, const volume_record& now) {
     TRY_ASSIGN(auto config, config_for(before, now));
-    const auto server = start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
+    const auto server =
+        start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
     if (server.has_error()) return server.error().within("start the volume server");
     connect(of, now.name, now.epoch, *server);
     env_.wake_reconciler();  // members may have changed since the config was made
@@ -166,7 +167,7 @@ result<attach_steps::attached> attach_steps::ensure_attached(attachment& of, con
     TRY(clear_old_stack(of, record));
     TRY_ASSIGN(const auto before, env_.records.read(record.name));
     if (!before || before->record.id != record.id)
-        return error{errc::not_found, fmt::format("there is no volume '{}' (any more)", record.name)};
+        return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", record.name)};
     TRY_ASSIGN(auto now, become_writer(before->record, force));
     const auto started = start_server(of, before->record, now);
     if (started.has_value()) {
@@ -227,9 +228,8 @@ status attach_steps::take_apart(attachment& of) {
 }
 
 status attach_steps::abandon(const std::string& name, const volume_id& id, std::uint64_t epoch) {
-    const auto changed = env_.records.change(name, id, [&](volume_record now) {
-        return weft::abandon(std::move(now), env_.options.node, epoch);
-    });
+    const auto changed = env_.records.change(
+        name, id, [&](volume_record now) { return weft::abandon(std::move(now), env_.options.node, epoch); });
     if (changed.has_value() || changed.error().code == errc::stale_epoch || changed.error().code == errc::not_found)
         return ok();  // not ours (any more) is what was wanted
     return changed.error();
@@ -253,14 +253,18 @@ status attach_steps::detach(attachment& of) {
         const std::lock_guard lock(of.state);
         of.mountpoint.clear();
     }
-    if (const auto flushed = link->detach(step_down_wait); flushed.has_error()) {
+    const auto flushed = link->detach(step_down_wait);
+    if (flushed.has_error()) {
         const errc code = flushed.error().code;
-        if (code != errc::stale_epoch && code != errc::unavailable) return flushed;
+        if (code != errc::stale_epoch && code != errc::unavailable) return flushed.error();
         TRY(take_apart(of));  // fenced or dead meanwhile
         return abandon(name, of.id, epoch);
     }
+    // R11: clean only if the replicas were left equal; else the next attach goes on with the recovery (R7).
+    const bool equal = *flushed;
     const auto released = env_.records.change(name, of.id, [&](volume_record now) {
-        return release(std::move(now), env_.options.node, epoch);
+        return equal ? release(std::move(now), env_.options.node, epoch)
+                     : weft::abandon(std::move(now), env_.options.node, epoch);
     });
     if (released.has_error() && released.error().code != errc::stale_epoch && released.error().code != errc::not_found)
         return released.error();

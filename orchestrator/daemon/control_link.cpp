@@ -94,10 +94,11 @@ void control_link::on_message(core::control_message message) {
         on_hello(*hello);
     } else if (const auto* status_now = std::get_if<core::status_message>(&message)) {
         on_status(*status_now);
-    } else if (std::holds_alternative<core::detached_message>(message)) {
+    } else if (const auto* left = std::get_if<core::detached_message>(&message)) {
         {
             const std::lock_guard lock(mutex_);
             detached_ = true;
+            left_equal_ = left->equal;
         }
         changed_.notify_all();
     }
@@ -130,7 +131,8 @@ std::string control_link::waiting_for() const {
     for (std::size_t i = 0; i < status_.size(); ++i)
         for (const auto& slot : status_[i].slots)
             if (slot.state == replica_state::up_to_date && !slot.link_up)
-                text += fmt::format("{}replica {} of extent {}", text.empty() ? "waiting for " : ", ", slot.id.str(), i);
+                text +=
+                    fmt::format("{}replica {} of extent {}", text.empty() ? "waiting for " : ", ", slot.id.str(), i);
     return text.empty() ? "its replicas are being fenced" : text;
 }
 
@@ -155,13 +157,16 @@ status control_link::wait_serving(std::chrono::milliseconds time) {
     return wait_for_stage(time, [](stage now) { return now == stage::serving; });
 }
 
-status control_link::detach(std::chrono::milliseconds time) {
+result<bool> control_link::detach(std::chrono::milliseconds time) {
     {
         const std::lock_guard lock(mutex_);
         detach_asked_ = true;
     }
     client_->send(core::detach_message{});  // not connected: on_connected sends it
-    return wait_for_stage(time, [](stage now) { return now == stage::detached; });
+    // The message itself, not the stage: only it says whether the replicas were left equal.
+    TRY(wait_for_stage(time, [this](stage now) { return now == stage::detached && detached_; }));
+    const std::lock_guard lock(mutex_);
+    return left_equal_;
 }
 
 void control_link::server_exited() {

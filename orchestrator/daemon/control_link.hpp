@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What weftd knows of one running volume server: its control connection, its latest status, and ways to wait for it.
 //
-// The connection comes and goes (weftd restarts, the newest weftd wins); members and an unanswered detach are sent again
-// on every new connection, proposals are repeated by the server. A hello of another volume or epoch marks the link as
-// failed: then this is not the server that we started.
-// Callbacks run on the connection's thread and must not block: proposals go to a desk of their own. Thread-safe. Must
-// not be destroyed from a callback.
+// The connection comes and goes (weftd restarts, the newest weftd wins); members and an unanswered detach are sent
+// again on every new connection, proposals are repeated by the server. A hello of another volume or epoch marks the
+// link as failed: then this is not the server that we started. Callbacks run on the connection's thread and must not
+// block: proposals go to a desk of their own. Thread-safe. Must not be destroyed from a callback.
 #pragma once
 
 #include <chrono>
@@ -43,15 +42,16 @@ public:
     /// Tells the server about replicas, states and addresses if they differ from what it was told last. `revision` is
     /// the record's: members older than an answer that was already given are dropped, never sent after it.
     void set_members(std::vector<core::extent_members> members, std::uint64_t revision);
-    /// The answer to a proposal, with the revision that it was committed at (0: nothing was). Dropped when not connected:
-    /// the server will propose again.
+    /// The answer to a proposal, with the revision that it was committed at (0: nothing was). Dropped when not
+    /// connected: the server will propose again.
     void answer(const core::result_message& message, std::uint64_t revision);
 
     /// Until every extent is serving. Errors: timed_out (the text says what it waits for), stale_epoch (fenced),
     /// unavailable (the server is gone or lost), shutting_down.
     status wait_serving(std::chrono::milliseconds time);
-    /// R11: asks for a detach and waits until everything is flushed. May be called again. Errors: as above.
-    status detach(std::chrono::milliseconds time);
+    /// R11: asks for a detach and waits until everything is flushed. May be called again. True: every up_to_date replica
+    /// is equal, so the record may say clean; false: a recovery (R7) had not come to its end. Errors: as above.
+    result<bool> detach(std::chrono::milliseconds time);
 
     /// The process exited: waits end.
     void server_exited();
@@ -82,6 +82,7 @@ private:
     std::string members_sent_;  // encoded, to tell whether they differ
     bool detach_asked_ = false;
     bool detached_ = false;
+    bool left_equal_ = false;  // said with `detached`
     bool wrong_server_ = false;
     bool exited_ = false;
     bool giving_up_ = false;
