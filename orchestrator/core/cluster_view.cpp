@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/core/cluster_view.hpp"
 
+#include <boost/json.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/json.hpp>
 #include <utility>
 
 namespace weft {
@@ -41,21 +41,29 @@ result<Record> matching(result<Record> decoded, const Id& of_record, std::string
 void put_entry(cluster_view& view, std::string_view key, std::string_view value, std::uint64_t revision) {
     erase_entry(view, key);
     if (const auto name = after(key, "volumes/")) {
-        keep(view, view.volumes, key,
-             matching(decode_volume(value), [](const volume_record& r) { return r.name; }, *name),
-             [](const volume_record& r) { return r.name; }, revision);
+        keep(
+            view, view.volumes, key,
+            matching(
+                decode_volume(value), [](const volume_record& r) { return r.name; }, *name),
+            [](const volume_record& r) { return r.name; }, revision);
     } else if (const auto node = after(key, "nodes/")) {
-        keep(view, view.nodes, key,
-             matching(decode_node(value), [](const node_record& r) { return r.name.str(); }, *node),
-             [](const node_record& r) { return r.name; }, revision);
+        keep(
+            view, view.nodes, key,
+            matching(
+                decode_node(value), [](const node_record& r) { return r.name.str(); }, *node),
+            [](const node_record& r) { return r.name; }, revision);
     } else if (const auto drive = after(key, "drives/")) {
-        keep(view, view.drives, key,
-             matching(decode_drive(value), [](const drive_record& r) { return r.id.str(); }, *drive),
-             [](const drive_record& r) { return r.id; }, revision);
+        keep(
+            view, view.drives, key,
+            matching(
+                decode_drive(value), [](const drive_record& r) { return r.id.str(); }, *drive),
+            [](const drive_record& r) { return r.id; }, revision);
     } else if (const auto trash = after(key, "trash/")) {
-        keep(view, view.trash, key,
-             matching(decode_trash(value), [](const trash_record& r) { return r.id.str(); }, *trash),
-             [](const trash_record& r) { return r.id; }, revision);
+        keep(
+            view, view.trash, key,
+            matching(
+                decode_trash(value), [](const trash_record& r) { return r.id.str(); }, *trash),
+            [](const trash_record& r) { return r.id; }, revision);
     } else if (key == "cluster") {
         auto decoded = decode_cluster(value);
         if (decoded.has_error())
@@ -145,8 +153,7 @@ std::string encode(const cluster_view& view) {
     append(entries, view.nodes, [](const node_name& name) { return node_key(name); });
     append(entries, view.drives, [](const drive_id& id) { return drive_key(id); });
     append(entries, view.trash, [](const replica_id& id) { return trash_key(id); });
-    return boost::json::serialize(
-        boost::json::object{{"version", 1}, {"entries", std::move(entries)}});
+    return boost::json::serialize(boost::json::object{{"version", 1}, {"entries", std::move(entries)}});
 }
 
 result<cluster_view> decode_cluster_view(std::string_view json) {
@@ -158,8 +165,7 @@ result<cluster_view> decode_cluster_view(std::string_view json) {
     const auto* entries = document ? document->if_contains("entries") : nullptr;
     if (!version || !entries || !entries->is_array())
         return error{errc::corrupt, "field 'version' or 'entries' is missing"};
-    if (!version->is_int64() || version->get_int64() != 1)
-        return error{errc::corrupt, "field 'version' is not 1"};
+    if (!version->is_int64() || version->get_int64() != 1) return error{errc::corrupt, "field 'version' is not 1"};
     cluster_view view;
     for (const auto& item : entries->get_array()) {
         const auto* entry = item.if_object();

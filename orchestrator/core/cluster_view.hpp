@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // All records of the cluster as one value: what a node knows of the store at one moment. Pure.
 //
-// A record that does not decode is kept out of the maps and named in `bad`: one damaged key must not blind a node to all
-// the others, and nothing may be done to a volume whose record cannot be read (it is neither present nor absent).
+// A record that does not decode is kept out of the maps and named in `bad`: one damaged key must not blind a node to
+// all the others, and nothing may be done to a volume whose record cannot be read (it is neither present nor absent).
 #pragma once
 
 #include <chrono>

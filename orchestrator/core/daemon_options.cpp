@@ -2,10 +2,10 @@
 #include "orchestrator/core/daemon_options.hpp"
 
 #include <arpa/inet.h>
+#include <boost/program_options.hpp>
 #include <fmt/format.h>
 
 #include <array>
-#include <boost/program_options.hpp>
 #include <charconv>
 #include <optional>
 #include <sstream>
@@ -71,8 +71,8 @@ public:
     [[nodiscard]] status require(std::initializer_list<const char*> keys) const {
         for (const char* key : keys)
             if (!text(key) || text(key)->empty())
-                return error{errc::invalid_argument, fmt::format("the key '{}' is missing: add a line '{} = ...'", key,
-                                                                 key)};
+                return error{errc::invalid_argument,
+                             fmt::format("the key '{}' is missing: add a line '{} = ...'", key, key)};
         return ok();
     }
 
@@ -122,8 +122,8 @@ result<settings> read_settings(std::string_view config) {
         const auto keys = known_keys();  // named: the loop must not outlive a temporary
         for (const auto& option : keys.options())
             known += fmt::format("{}{}", known.empty() ? "" : ", ", option->long_name());
-        return error{errc::invalid_argument, fmt::format("unknown key '{}'; the keys are: {}",
-                                                         printable(e.get_option_name()), known)};
+        return error{errc::invalid_argument,
+                     fmt::format("unknown key '{}'; the keys are: {}", printable(e.get_option_name()), known)};
     } catch (const po::multiple_occurrences& e) {
         return error{errc::invalid_argument, fmt::format("the key '{}' appears twice", printable(e.get_option_name()))};
     } catch (const po::error& e) {
@@ -164,9 +164,9 @@ status take_extent_size(const settings& from, std::uint64_t& target) {
 
 status check_lengths(const daemon_options& options) {
     if (options.runtime_dir.native().size() + longest_socket.size() > socket_path_max)
-        return bad("runtime-dir", options.runtime_dir.native(),
-                   fmt::format("it holds sockets, so it may have at most {} bytes",
-                               socket_path_max - longest_socket.size()));
+        return bad(
+            "runtime-dir", options.runtime_dir.native(),
+            fmt::format("it holds sockets, so it may have at most {} bytes", socket_path_max - longest_socket.size()));
     if (options.plugin_socket().native().size() > socket_path_max)
         return bad("plugin-dir", options.plugin_dir.native(), "the socket's path would be longer than 107 bytes");
     if (options.state_dir == options.runtime_dir)

@@ -23,27 +23,25 @@ enum class log_level : std::uint8_t { debug, info, warning, error };
 std::string_view to_string(log_level level) noexcept;
 
 struct daemon_options {
-    node_name node;                                       // node, required
-    std::string host;                                     // host, required: IP address of this node's replica servers
-    std::string store_url;                                // store, required
-    std::filesystem::path state_dir = "/var/lib/weft";    // state-dir: survives a reboot
-    std::filesystem::path runtime_dir = "/run/weft";      // runtime-dir: does not
-    std::string docker_plugin = "weft";                   // docker-plugin: the driver's name
+    node_name node;                                     // node, required
+    std::string host;                                   // host, required: IP address of this node's replica servers
+    std::string store_url;                              // store, required
+    std::filesystem::path state_dir = "/var/lib/weft";  // state-dir: survives a reboot
+    std::filesystem::path runtime_dir = "/run/weft";    // runtime-dir: does not
+    std::string docker_plugin = "weft";                 // docker-plugin: the driver's name
     std::filesystem::path plugin_dir = "/run/docker/plugins";  // plugin-dir
-    std::uint16_t port_base = 7480;                       // port-base: first port of replica servers
-    std::chrono::milliseconds lease_ttl{10000};           // lease-ttl-ms, 500..600000
-    std::chrono::milliseconds request_timeout{5000};      // request-timeout-ms, 50..600000
-    std::chrono::milliseconds reconnect_window{2000};     // reconnect-window-ms, 0..600000
-    std::chrono::milliseconds attach_timeout{5000};       // attach-timeout-ms, 50..600000
-    std::filesystem::path libexec_dir;                    // libexec-dir: where the nbdkit plugins are
-    std::uint64_t extent_size_bytes = 64 * gib;           // extent-size, multiple of 1 MiB
-    log_level level = log_level::info;                    // log-level
+    std::uint16_t port_base = 7480;                            // port-base: first port of replica servers
+    std::chrono::milliseconds lease_ttl{10000};                // lease-ttl-ms, 500..600000
+    std::chrono::milliseconds request_timeout{5000};           // request-timeout-ms, 50..600000
+    std::chrono::milliseconds reconnect_window{2000};          // reconnect-window-ms, 0..600000
+    std::chrono::milliseconds attach_timeout{5000};            // attach-timeout-ms, 50..600000
+    std::filesystem::path libexec_dir;                         // libexec-dir: where the nbdkit plugins are
+    std::uint64_t extent_size_bytes = 64 * gib;                // extent-size, multiple of 1 MiB
+    log_level level = log_level::info;                         // log-level
 
     [[nodiscard]] std::filesystem::path admin_socket() const { return runtime_dir / "weftd.sock"; }
     [[nodiscard]] std::filesystem::path plugin_socket() const { return plugin_dir / (docker_plugin + ".sock"); }
-    [[nodiscard]] std::filesystem::path replica_plugin() const {
-        return libexec_dir / "nbdkit-weft-replica-plugin.so";
-    }
+    [[nodiscard]] std::filesystem::path replica_plugin() const { return libexec_dir / "nbdkit-weft-replica-plugin.so"; }
     [[nodiscard]] std::filesystem::path volume_plugin() const { return libexec_dir / "nbdkit-weft-volume-plugin.so"; }
 };
 

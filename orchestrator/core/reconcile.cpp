@@ -121,6 +121,8 @@ struct describer {
 };
 }  // namespace
 
-std::string describe(const action& what) { return std::visit(describer{}, what); }
+std::string describe(const action& what) {
+    return std::visit(describer{}, what);
+}
 
 }  // namespace weft

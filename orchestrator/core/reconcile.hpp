@@ -4,7 +4,8 @@
 // that was cut off by a kill -9 comes back.
 //
 // Laws:
-//   - Epochs only grow, so a record that is older than an attachment (lower epoch) proves nothing about it: it is an old
+//   - Epochs only grow, so a record that is older than an attachment (lower epoch) proves nothing about it: it is an
+//   old
 //     copy. A record with a higher epoch, or with our epoch and another writer, proves that we are not the writer (R5),
 //     however old the copy is.
 //   - What is absent from the records proves something only when they are current (the store answered).
@@ -34,8 +35,8 @@ struct observed_attachment {
 
 struct observed_node {
     node_name me;
-    bool records_current = false;          // the store answered the latest look
-    std::vector<drive_id> serving;         // drives whose replica server runs, or is to be started again by its keeper
+    bool records_current = false;   // the store answered the latest look
+    std::vector<drive_id> serving;  // drives whose replica server runs, or is to be started again by its keeper
     std::vector<observed_attachment> attachments;
 };
 

@@ -53,8 +53,9 @@ public:
     /// must not be touched; io_failed, timed_out.
     result<std::string> ensure_mounted(attachment& of, const volume_record& record);
 
-    /// Down, whatever the state is: in order if the server lives and is ours, by force if it is dead. Does not ask whether
-    /// the volume is in use. Errors: busy (another mount namespace holds it), timed_out, unavailable: call again.
+    /// Down, whatever the state is: in order if the server lives and is ours, by force if it is dead. Does not ask
+    /// whether the volume is in use. Errors: busy (another mount namespace holds it), timed_out, unavailable: call
+    /// again.
     status detach(attachment& of);
     /// R5 and leftovers: kills the server first, then takes the rest apart. Errors: busy (held: the rest stays).
     status take_apart(attachment& of);

@@ -31,13 +31,13 @@ struct attachment {
     std::mutex operation;
 
     mutable std::mutex state;
-    std::string name;                     // of the volume
-    std::shared_ptr<control_link> link;   // while there is a server, or was until it exited
-    std::uint64_t exit_token = 0;         // of the exit watcher, 0: none
-    mount_refs refs;                      // Docker's; a change is on disk before it is here
+    std::string name;                    // of the volume
+    std::shared_ptr<control_link> link;  // while there is a server, or was until it exited
+    std::uint64_t exit_token = 0;        // of the exit watcher, 0: none
+    mount_refs refs;                     // Docker's; a change is on disk before it is here
     bool administrative = false;
-    bool dockerd_restarted = false;       // and `refs` do not say so yet
-    std::string mountpoint;               // "<mount>/data" while mounted, else empty
+    bool dockerd_restarted = false;                      // and `refs` do not say so yet
+    std::string mountpoint;                              // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 
     [[nodiscard]] bool used() const {

@@ -7,7 +7,9 @@
 
 namespace weft {
 
-inline std::chrono::nanoseconds monotonic_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+inline std::chrono::nanoseconds monotonic_now() {
+    return std::chrono::steady_clock::now().time_since_epoch();
+}
 
 /// Milliseconds since 1970-01-01 UTC.
 inline std::int64_t unix_now_ms() {

@@ -114,7 +114,7 @@ void cluster_cache::put(const std::string& key, const std::string& value, std::u
     const std::lock_guard lock(mutex_);
     own_revision_ = std::max(own_revision_, revision);
     if (!from_disk_ && view_->revision >= revision) return;  // the watcher was faster, and may have seen newer ones
-    if (entry_revision(*view_, key) > revision) return;  // another thread committed after us and came here first
+    if (entry_revision(*view_, key) > revision) return;      // another thread committed after us and came here first
     cluster_view fresh = *view_;
     put_entry(fresh, key, value, revision);
     fresh.revision = std::max<std::uint64_t>(fresh.revision, 1);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node's copy of the records: what Docker's reads are answered from, and what the reconciler compares with.
 //
-// Laws: the view only goes forward (a refresh that was overtaken by our own commit is made again), so a caller reads its
-// own writes; a view, once handed out, never changes. The copy on disk follows the view (records only, leases would be
-// lies later) and is loaded at start, so that Get, List and Path answer after a restart without the store.
-// view(), put(), erase() and waiting never touch the store; refresh() does and belongs to the watcher's thread, and to
-// callers that must know before they decide. Thread-safe.
+// Laws: the view only goes forward (a refresh that was overtaken by our own commit is made again), so a caller reads
+// its own writes; a view, once handed out, never changes. The copy on disk follows the view (records only, leases would
+// be lies later) and is loaded at start, so that Get, List and Path answer after a restart without the store. view(),
+// put(), erase() and waiting never touch the store; refresh() does and belongs to the watcher's thread, and to callers
+// that must know before they decide. Thread-safe.
 #pragma once
 
 #include <condition_variable>
@@ -47,7 +47,8 @@ public:
     void erase(const std::string& key, std::uint64_t revision);
 
     /// Returns when `done(view)` is true, or false at `deadline`, or when wake_waiters() was called for the end.
-    bool wait_until(const std::function<bool(const cluster_view&)>& done, std::chrono::steady_clock::time_point deadline);
+    bool wait_until(const std::function<bool(const cluster_view&)>& done,
+                    std::chrono::steady_clock::time_point deadline);
     /// The program ends: every wait_until returns.
     void stop_waiting();
 

@@ -24,7 +24,8 @@ namespace weft {
 namespace {
 
 // A weftd that was killed holds its locks until the kernel has taken it apart; whoever starts the next one at once (a
-// supervisor, an impatient administrator) should not have to try twice. flock(2) has no timed wait, so it is asked anew.
+// supervisor, an impatient administrator) should not have to try twice. flock(2) has no timed wait, so it is asked
+// anew.
 constexpr int lock_attempts = 20;
 constexpr std::chrono::milliseconds lock_pause{100};
 
@@ -150,7 +151,8 @@ status daemon::open_store_and_lease() {
                      fmt::format("node '{}' is alive elsewhere: {}. Every node needs a name of its own; if this one "
                                  "replaces it, wait until that lease has run out",
                                  options_.node.str(), renewed.error().text)};
-    // A node that knows its cluster comes up without the store; a first start with a wrong store is a mistake to report.
+    // A node that knows its cluster comes up without the store; a first start with a wrong store is a mistake to
+    // report.
     if (!member && code != errc::unavailable && code != errc::timed_out) return renewed;
     log(log_level::error, "store", "the cluster store does not answer; starting all the same",
         {{"error", renewed.error().text}});
@@ -160,17 +162,16 @@ status daemon::open_store_and_lease() {
 status daemon::open_sockets() {
     unix_http_options for_docker;
     for_docker.path = options_.plugin_socket();
-    TRY_ASSIGN(docker_socket_,
-               unix_http_server::listen(
-                   for_docker, [this](const http_request& request) { return docker_.handle(request); },
-                   &docker_volume::refusal));
+    TRY_ASSIGN(docker_socket_, unix_http_server::listen(
+                                   for_docker, [this](const http_request& request) { return docker_.handle(request); },
+                                   &docker_volume::refusal));
     unix_http_options for_admin;
     for_admin.path = options_.admin_socket();
     for_admin.mode = 0660;
     for_admin.group = "weft";
-    TRY_ASSIGN(admin_socket_, unix_http_server::listen(
-                                  for_admin, [this](const http_request& request) { return admin_.handle(request); },
-                                  &admin::refusal));
+    TRY_ASSIGN(admin_socket_,
+               unix_http_server::listen(
+                   for_admin, [this](const http_request& request) { return admin_.handle(request); }, &admin::refusal));
     return ok();
 }
 

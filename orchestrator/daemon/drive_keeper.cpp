@@ -22,16 +22,18 @@ namespace weft {
 
 namespace {
 
-constexpr std::chrono::milliseconds pause_min{250};      // before a server that died is started again, doubling …
-constexpr std::chrono::milliseconds pause_max{15000};    // … up to this
-constexpr std::chrono::seconds settled_after{30};        // a server that lived so long starts again with pause_min
+constexpr std::chrono::milliseconds pause_min{250};    // before a server that died is started again, doubling …
+constexpr std::chrono::milliseconds pause_max{15000};  // … up to this
+constexpr std::chrono::seconds settled_after{30};      // a server that lived so long starts again with pause_min
 constexpr std::chrono::seconds stop_grace{5};
-constexpr std::chrono::seconds measure_every{30};        // small changes of free space are told so often
-constexpr std::uint64_t telling_change_percent = 1;      // larger ones at once
-constexpr std::size_t id_prefix_min = 4;                 // characters
+constexpr std::chrono::seconds measure_every{30};    // small changes of free space are told so often
+constexpr std::uint64_t telling_change_percent = 1;  // larger ones at once
+constexpr std::size_t id_prefix_min = 4;             // characters
 constexpr int races_max = 32;
 
-std::string subject(const drive_id& id) { return "drive " + id.str(); }
+std::string subject(const drive_id& id) {
+    return "drive " + id.str();
+}
 
 /// Could a server listen there now? A bind that fails for any other reason than a busy port is an error of the host.
 result<bool> can_bind(const std::string& host, std::uint16_t port) {
@@ -45,7 +47,8 @@ result<bool> can_bind(const std::string& host, std::uint16_t port) {
     const unique_fd probe(socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!probe) return errno_error(errno, "socket");
     const int yes = 1;
-    if (setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0) return errno_error(errno, "setsockopt");
+    if (setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0)
+        return errno_error(errno, "setsockopt");
     if (bind(probe.get(), found->ai_addr, found->ai_addrlen) == 0) return true;
     if (errno == EADDRINUSE || errno == EACCES) return false;
     return errno_error(errno, fmt::format("listen on {}", host));
@@ -151,8 +154,8 @@ status drive_keeper::do_start(const drive_record& drive) {
     if (started.has_error()) {
         const std::lock_guard lock(mutex_);
         pause_after_failure(servers_[drive.id]);
-        return started.error().within(fmt::format("start the replica server of drive {} ({})", drive.id.str(),
-                                                  drive.path));
+        return started.error().within(
+            fmt::format("start the replica server of drive {} ({})", drive.id.str(), drive.path));
     }
     watch(drive.id, *started);
     log(log_level::info, "drives", "replica server started",
@@ -184,9 +187,8 @@ status drive_keeper::do_create(const create_replica& what) {
     if (made.has_error())
         return made.error().within(fmt::format("create replica {} of volume {} on drive {}", what.replica.id.str(),
                                                what.volume, what.drive.str()));
-    const auto told = env_.records.change(what.volume, what.id, [&](volume_record record) {
-        return mark_created(std::move(record), what.replica.id);
-    });
+    const auto told = env_.records.change(
+        what.volume, what.id, [&](volume_record record) { return mark_created(std::move(record), what.replica.id); });
     // Removed meanwhile: its trash, which is planned next, takes the files away again.
     if (told.has_error() && told.error().code != errc::not_found) return told.error();
     return ok();
@@ -215,7 +217,8 @@ status drive_keeper::do_measure(const drive_record& drive) {
     }
     TRY_ASSIGN(const auto space, io::measure_drive(drive.path));
     const bool moved = drive.host != env_.options.host;
-    const bool far = space.size_bytes != drive.size_bytes || is_far(space.free_bytes, drive.free_bytes, space.size_bytes);
+    const bool far =
+        space.size_bytes != drive.size_bytes || is_far(space.free_bytes, drive.free_bytes, space.size_bytes);
     const bool due = now - last > measure_every && space.free_bytes != drive.free_bytes;
     if (!moved && !far && !due) return ok();
     TRY(change_record(drive.id, [&](drive_record& record) {
@@ -248,7 +251,8 @@ result<drive_record> drive_keeper::change_record(const drive_id& id, const std::
         if (committed.error().code != errc::conflict && committed.error().code != errc::outcome_unknown)
             return committed.error();
     }
-    return error{errc::conflict, fmt::format("the record of drive {} changes faster than it can be followed", id.str())};
+    return error{errc::conflict,
+                 fmt::format("the record of drive {} changes faster than it can be followed", id.str())};
 }
 
 result<std::uint16_t> drive_keeper::free_port(const cluster_view& view) const {
@@ -260,8 +264,8 @@ result<std::uint16_t> drive_keeper::free_port(const cluster_view& view) const {
         TRY_ASSIGN(const bool free, can_bind(env_.options.host, static_cast<std::uint16_t>(port)));
         if (free) return static_cast<std::uint16_t>(port);
     }
-    return error{errc::no_space, fmt::format("no port from {} on is free on {}", env_.options.port_base,
-                                             env_.options.host)};
+    return error{errc::no_space,
+                 fmt::format("no port from {} on is free on {}", env_.options.port_base, env_.options.host)};
 }
 
 result<drive_record> drive_keeper::record_drive(drive_record drive) {
@@ -292,7 +296,8 @@ result<drive_record> drive_keeper::add(const std::string& path) {
     TRY_ASSIGN(const std::string directory, parse_drive_path(path));
     TRY(env_.cache.refresh());
     const auto view = env_.cache.view();
-    if (!view->cluster) return error{errc::unavailable, "the store does not name its cluster yet; try again in a moment"};
+    if (!view->cluster)
+        return error{errc::unavailable, "the store does not name its cluster yet; try again in a moment"};
     for (const auto& [id, known] : view->drives)
         if (known.record.node == env_.options.node && known.record.path == directory)
             return error{errc::already_exists, fmt::format("{} is drive {} already", directory, id.str())};
@@ -328,15 +333,15 @@ result<drive_id> drive_keeper::resolve(const cluster_view& view, const std::stri
                      fmt::format("there is no drive '{}': give an id, the first {} characters of one or more, or a "
                                  "path on this node",
                                  printable(id_or_path), id_prefix_min)};
-    return error{errc::invalid_argument, fmt::format("'{}' fits {} drives; give more of the id", printable(id_or_path),
-                                                     fitting.size())};
+    return error{errc::invalid_argument,
+                 fmt::format("'{}' fits {} drives; give more of the id", printable(id_or_path), fitting.size())};
 }
 
 error drive_keeper::holds_replicas(const cluster_view& view, const drive_record& drive) const {
     std::string volumes;
     for (const auto& [name, volume] : view.volumes) {
-        const bool here = std::any_of(
-            volume.record.extents.begin(), volume.record.extents.end(), [&](const extent_record& extent) {
+        const bool here =
+            std::any_of(volume.record.extents.begin(), volume.record.extents.end(), [&](const extent_record& extent) {
                 return std::any_of(extent.replicas.begin(), extent.replicas.end(),
                                    [&](const replica_record& replica) { return replica.drive == drive.id; });
             });
@@ -352,7 +357,8 @@ status drive_keeper::remove(const std::string& id_or_path) {
     TRY_ASSIGN(const auto id, resolve(*env_.cache.view(), id_or_path));
     drive_record drive = env_.cache.view()->drives.at(id).record;
     if (drive.node != env_.options.node)
-        return error{errc::busy, fmt::format("drive {} belongs to node {}: remove it there", id.str(), drive.node.str())};
+        return error{errc::busy,
+                     fmt::format("drive {} belongs to node {}: remove it there", id.str(), drive.node.str())};
     if (replicas_on(*env_.cache.view(), id) > 0) return holds_replicas(*env_.cache.view(), drive);
     // First nothing new may be placed on it, then it is looked at again: somebody may have placed something meanwhile.
     const bool was_draining = drive.draining;

@@ -2,11 +2,11 @@
 // This node's drives: their replica servers, their replicas' files and their records.
 //
 // Laws: a server that dies is started again, with a pause that doubles while it keeps dying; a server that an earlier
-// weftd started is adopted if it serves what the record says, else replaced. The record of a drive exists before a server
-// for it does; it is erased before the server is stopped. A replica's files exist before the record says so, and are gone
-// before the trash forgets them. Ports: the smallest from port-base on that no drive with the same host has and nobody
-// listens on.
-// Thread-safe. start/stop/create/remove block (seconds); one call per drive or replica at a time is the caller's business.
+// weftd started is adopted if it serves what the record says, else replaced. The record of a drive exists before a
+// server for it does; it is erased before the server is stopped. A replica's files exist before the record says so, and
+// are gone before the trash forgets them. Ports: the smallest from port-base on that no drive with the same host has
+// and nobody listens on. Thread-safe. start/stop/create/remove block (seconds); one call per drive or replica at a time
+// is the caller's business.
 #pragma once
 
 #include <chrono>

@@ -14,8 +14,8 @@ namespace weft {
 
 namespace {
 
-constexpr std::size_t batch_max = 64;        // events per commit
-constexpr std::size_t trim_every = 100;      // events written between two looks at how many there are
+constexpr std::size_t batch_max = 64;           // events per commit
+constexpr std::size_t trim_every = 100;         // events written between two looks at how many there are
 constexpr std::chrono::seconds retry_pause{1};  // while the store does not answer
 
 log_level level_of(severity level) {
@@ -34,8 +34,7 @@ event_view view_of(const event_record& record) {
 
 }  // namespace
 
-event_log::event_log(store& target, node_name me)
-    : target_(target), me_(std::move(me)), writer_([this] { run(); }) {}
+event_log::event_log(store& target, node_name me) : target_(target), me_(std::move(me)), writer_([this] { run(); }) {}
 
 event_log::~event_log() {
     {

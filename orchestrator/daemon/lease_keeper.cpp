@@ -30,7 +30,9 @@ void lease_keeper::start() {
     thread_ = std::thread([this] { run(); });
 }
 
-bool lease_keeper::held() const { return monotonic_now() < valid_until_.load(); }
+bool lease_keeper::held() const {
+    return monotonic_now() < valid_until_.load();
+}
 
 void lease_keeper::run() {
     bool troubled = false;

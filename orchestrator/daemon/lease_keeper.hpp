@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keeps the node's lease, on a thread and through a store connection of its own, so that neither a slow mount nor a busy
-// store mutex delays a renewal (every ttl/3).
+// Keeps the node's lease, on a thread and through a store connection of its own, so that neither a slow mount nor a
+// busy store mutex delays a renewal (every ttl/3).
 //
 // The holder's id is the state directory's, not the process's: a weftd that was killed with -9 has its lease back at
 // once, and that only one process uses a state directory is the flock's business. A second node under the same name has
 // another state directory and so another holder: it is refused.
 // A stop of weftd does not drop the lease: the data path goes on without it (containers notice nothing), so for the
-// other nodes this one must go on looking alive for as long as a short restart takes. Whoever stays away longer than the
-// ttl can be taken over from.
+// other nodes this one must go on looking alive for as long as a short restart takes. Whoever stays away longer than
+// the ttl can be taken over from.
 #pragma once
 
 #include <atomic>

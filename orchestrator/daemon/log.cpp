@@ -15,7 +15,9 @@ constexpr std::size_t text_max = 2000;  // characters of one message or value
 std::atomic<log_level> lowest{log_level::info};
 }  // namespace
 
-void set_log_level(log_level level) { lowest = level; }
+void set_log_level(log_level level) {
+    lowest = level;
+}
 
 void log(log_level level, std::string_view component, std::string_view message,
          std::initializer_list<log_field> fields) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // weftd --config FILE: the command line. Exit codes: 0 stopped in order, 1 could not start, 2 wrong command line or
 // config file.
+#include <boost/program_options.hpp>
 #include <fmt/format.h>
 
-#include <boost/program_options.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>

@@ -14,9 +14,8 @@ namespace weft {
 
 status node_agent::known() const {
     if (env_.cache.view()->revision > 0 || env_.cache.available().current) return ok();
-    return error{errc::unavailable,
-                 fmt::format("the cluster store does not answer and this node has no copy yet: {}",
-                             env_.cache.available().problem)};
+    return error{errc::unavailable, fmt::format("the cluster store does not answer and this node has no copy yet: {}",
+                                                env_.cache.available().problem)};
 }
 
 volume_view node_agent::view_of(const volume_record& record, const cluster_view& view, bool from_cache) const {
@@ -43,7 +42,9 @@ status node_agent::create_volume(const std::string& name, const volume_options& 
     return env_.catalog.create(name, options);
 }
 
-status node_agent::remove_volume(const std::string& name) { return env_.catalog.remove(name); }
+status node_agent::remove_volume(const std::string& name) {
+    return env_.catalog.remove(name);
+}
 
 result<std::string> node_agent::mount_volume(const std::string& name, const std::string& mount_id) {
     return env_.volumes.mount(name, mount_id);
@@ -75,20 +76,26 @@ result<std::vector<volume_view>> node_agent::list_volumes() {
     return all;
 }
 
-void node_agent::docker_activated() { env_.volumes.dockerd_started(); }
+void node_agent::docker_activated() {
+    env_.volumes.dockerd_started();
+}
 
 result<attachment_view> node_agent::attach_volume(const std::string& name, bool force) {
     return env_.volumes.attach(name, force);
 }
 
-status node_agent::detach_volume(const std::string& name) { return env_.volumes.detach(name); }
+status node_agent::detach_volume(const std::string& name) {
+    return env_.volumes.detach(name);
+}
 
 result<drive_view> node_agent::add_drive(const std::string& path) {
     TRY_ASSIGN(const auto drive, env_.drives.add(path));
     return view_of(drive, *env_.cache.view());
 }
 
-status node_agent::remove_drive(const std::string& id_or_path) { return env_.drives.remove(id_or_path); }
+status node_agent::remove_drive(const std::string& id_or_path) {
+    return env_.drives.remove(id_or_path);
+}
 
 result<std::vector<drive_view>> node_agent::list_drives() {
     TRY(known());
@@ -138,6 +145,8 @@ result<status_view> node_agent::cluster_status() {
     return shown;
 }
 
-result<std::vector<event_view>> node_agent::list_events(std::size_t newest) { return env_.events.newest(newest); }
+result<std::vector<event_view>> node_agent::list_events(std::size_t newest) {
+    return env_.events.newest(newest);
+}
 
 }  // namespace weft

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The service behind weftd's faces: looks up, delegates, and puts views together.
 //
-// Reads (Get, List, Path, status) are answered from the cache and never wait for a slow store; only a Get of a name that
-// the cache does not have looks into the store, because "no such volume" must be certain. Thread-safe; holds no lock of
-// its own.
+// Reads (Get, List, Path, status) are answered from the cache and never wait for a slow store; only a Get of a name
+// that the cache does not have looks into the store, because "no such volume" must be certain. Thread-safe; holds no
+// lock of its own.
 #pragma once
 
 #include "orchestrator/api/service.hpp"

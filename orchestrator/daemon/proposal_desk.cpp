@@ -28,13 +28,10 @@ const replica_record* find_replica(const volume_record& record, const replica_id
 
 }  // namespace
 
-proposal_desk::proposal_desk(volume_records& records, event_log& events, node_name me,
-                             std::function<void()> on_commit)
-    : records_(records),
-      events_(events),
-      me_(std::move(me)),
-      on_commit_(std::move(on_commit)),
-      worker_([this] { run(); }) {}
+proposal_desk::proposal_desk(volume_records& records, event_log& events, node_name me, std::function<void()> on_commit)
+    : records_(records), events_(events), me_(std::move(me)), on_commit_(std::move(on_commit)), worker_([this] {
+          run();
+      }) {}
 
 proposal_desk::~proposal_desk() {
     {

@@ -21,7 +21,9 @@ constexpr std::size_t threads_max = 16;                // actions at a time
 
 reconciler::reconciler(environment around) : env_(around), tasks_(threads_max) {}
 
-reconciler::~reconciler() { stop(); }
+reconciler::~reconciler() {
+    stop();
+}
 
 void reconciler::start() {
     watcher_ = std::thread([this] { watch_store(); });

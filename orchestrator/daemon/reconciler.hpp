@@ -2,9 +2,10 @@
 // The loop that compares the records with this node and has the difference worked off (core/reconcile.hpp plans).
 //
 // Two threads: the watcher waits for the store's next revision, refreshes the cache and its copy on disk; the planner
-// wakes at every change (store, processes that exit, control messages, our own calls) and every tick, observes, plans and
-// hands the actions to the task pool, keyed so that one volume or drive is worked on once at a time. It never blocks on
-// an action itself. It also enrols the node: the cluster's record, if this is the first node ever, and the node's own.
+// wakes at every change (store, processes that exit, control messages, our own calls) and every tick, observes, plans
+// and hands the actions to the task pool, keyed so that one volume or drive is worked on once at a time. It never
+// blocks on an action itself. It also enrols the node: the cluster's record, if this is the first node ever, and the
+// node's own.
 #pragma once
 
 #include <atomic>

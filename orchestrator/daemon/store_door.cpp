@@ -23,9 +23,9 @@ status store_door::refuse_to_create(const std::string& cluster) const {
     const std::filesystem::path file = url_.substr(sqlite_scheme.size());
     std::error_code failed;
     if (std::filesystem::exists(file, failed)) return ok();
-    return error{errc::unavailable,
-                 fmt::format("{} is not there, and this node belongs to cluster {}: put the file back", file.native(),
-                             cluster)};
+    return error{
+        errc::unavailable,
+        fmt::format("{} is not there, and this node belongs to cluster {}: put the file back", file.native(), cluster)};
 }
 
 result<std::shared_ptr<store>> store_door::opened() {

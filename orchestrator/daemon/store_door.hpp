@@ -2,9 +2,9 @@
 // The store as weftd holds it: opened when it can be, tried again when it could not, and never mistaken for another.
 //
 // weftd must come up without its store (Docker's reads are then answered from the copy on disk), so opening is part of
-// every call until it has succeeded. A node that already belongs to a cluster neither creates a new store (a SQLite file
-// that was moved away must not be replaced by an empty one: "no volume exists" would be a lie with consequences) nor
-// accepts one of another cluster. Thread rule as store.hpp's.
+// every call until it has succeeded. A node that already belongs to a cluster neither creates a new store (a SQLite
+// file that was moved away must not be replaced by an empty one: "no volume exists" would be a lie with consequences)
+// nor accepts one of another cluster. Thread rule as store.hpp's.
 #pragma once
 
 #include <functional>
@@ -40,9 +40,9 @@ private:
 
     const std::string url_;
     const std::function<std::string()> known_cluster_;
-    std::mutex mutex_;               // guards inner_ while it is being opened
-    std::shared_ptr<store> inner_;   // null until it could be opened, then for good
-    wake_gate closed_wait_;          // where wait_beyond waits while there is nothing to wait on
+    std::mutex mutex_;              // guards inner_ while it is being opened
+    std::shared_ptr<store> inner_;  // null until it could be opened, then for good
+    wake_gate closed_wait_;         // where wait_beyond waits while there is nothing to wait on
 };
 
 }  // namespace weft

@@ -42,7 +42,8 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     request.extent_sizes = split_extents(wanted.size_bytes, env_.options.extent_size_bytes);
     request.replicas = wanted.replicas;
     request.local = env_.options.node;
-    TRY_ASSIGN(const auto places, place_volume(make_pool(drives, volumes), living_nodes(*view, monotonic_now()), request));
+    TRY_ASSIGN(const auto places,
+               place_volume(make_pool(drives, volumes), living_nodes(*view, monotonic_now()), request));
 
     volume_record record;
     record.name = name;
@@ -57,8 +58,8 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
         extent_record extent;
         extent.size_bytes = request.extent_sizes[i];
         for (const auto& place : places[i])
-            extent.replicas.push_back({replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date,
-                                       false, true});
+            extent.replicas.push_back(
+                {replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date, false, true});
         record.extents.push_back(std::move(extent));
     }
     TRY(check(record));
@@ -77,9 +78,9 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
         const auto committed = env_.cluster.commit(change);
         if (committed.has_value()) {
             env_.cache.put(volume_key(name), encode(record), *committed);
-            env_.events.emit(severity::info, "volume " + name,
-                             fmt::format("created: {}, {} replicas", render_size(record.size_bytes),
-                                         record.replicas_wanted));
+            env_.events.emit(
+                severity::info, "volume " + name,
+                fmt::format("created: {}, {} replicas", render_size(record.size_bytes), record.replicas_wanted));
             env_.wake_reconciler();
             return wait_ready(record);
         }
@@ -111,7 +112,8 @@ status volume_catalog::wait_ready(const volume_record& record) {
         return error{errc::conflict, fmt::format("volume '{}' was removed while it was being created", record.name)};
     if (held->record.ready()) return ok();
     std::string late;
-    for (const auto& node : nodes_without_files(held->record)) late += fmt::format("{}{}", late.empty() ? "" : ", ", node);
+    for (const auto& node : nodes_without_files(held->record))
+        late += fmt::format("{}{}", late.empty() ? "" : ", ", node);
     const auto undone = to_trash(held->record, held->revision);
     return error{errc::timed_out,
                  fmt::format("node {} did not make its replica of volume '{}' within {} s; see `weft events`{}", late,
@@ -142,7 +144,7 @@ status volume_catalog::remove(const std::string& name) {
         if (!held || (!removing.empty() && held->record.id != removing)) {
             // Gone after a commit whose outcome we do not know, or removed by somebody else at the same time.
             if (!removing.empty()) return ok();
-            return error{errc::not_found, fmt::format("there is no volume '{}'", name)};
+            return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
         }
         removing = held->record.id;
         const auto& record = held->record;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Making and removing volumes: changes of the store that the nodes then carry out (create_replica, trash).
 //
-// Create is idempotent cluster-wide: of several creators one commit wins, the others find the volume and wait for it like
-// the winner. The record is there first, then the files; create answers when all files are. If a node does not deliver in
-// time the volume is removed again and the error names that node. Remove takes the name away and hands every replica to
-// the trash in one commit, so it needs no node but this one.
-// Blocks (create: up to ready_wait); any thread; holds no lock meanwhile.
+// Create is idempotent cluster-wide: of several creators one commit wins, the others find the volume and wait for it
+// like the winner. The record is there first, then the files; create answers when all files are. If a node does not
+// deliver in time the volume is removed again and the error names that node. Remove takes the name away and hands every
+// replica to the trash in one commit, so it needs no node but this one. Blocks (create: up to ready_wait); any thread;
+// holds no lock meanwhile.
 #pragma once
 
 #include <string>

@@ -16,15 +16,15 @@ namespace weft {
 
 namespace {
 
-// References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount again
-// what its containers use.
+// References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount
+// again what its containers use.
 constexpr std::chrono::seconds suspect_grace{10};
 // A dead container's mount namespace ends a moment after dockerd's Unmount, and no event tells of it.
 constexpr std::chrono::milliseconds namespace_end_wait{2000};
 constexpr std::chrono::milliseconds namespace_look_pause{50};
 
 error no_such_volume(const std::string& name) {
-    return error{errc::not_found, fmt::format("there is no volume '{}'", printable(name))};
+    return error{errc::not_found, fmt::format("no such volume: '{}'", printable(name))};
 }
 
 /// After a reboot the runtime directory is gone, but not the mount points. Removes empty directories only: one that
@@ -145,8 +145,7 @@ status volume_keeper::go_down_when_free(attachment& of) {
     while (true) {
         TRY_ASSIGN(const auto holders, steps_.holders(of));
         if (holders.empty()) return steps_.detach(of);
-        if (monotonic_now() >= deadline)
-            return error{errc::busy, fmt::format("its file system is still {}", holders)};
+        if (monotonic_now() >= deadline) return error{errc::busy, fmt::format("its file system is still {}", holders)};
         if (stop_.wait_for(namespace_look_pause)) return error{errc::shutting_down, "weftd is stopping"};
     }
 }
@@ -161,7 +160,8 @@ status volume_keeper::unmount(const std::string& name, const std::string& mount_
         if (!uses.refs.remove(mount_id)) continue;
         TRY(env_.table.store_references(*of, uses.refs, uses.administrative));
         if (!uses.refs.empty() || uses.administrative) return ok();
-        // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down later.
+        // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down
+        // later.
         if (const auto down = go_down_when_free(*of); down.has_error())
             log(log_level::info, "volumes", "not taken down yet", {{"volume", name}, {"why", down.error().text}});
         env_.wake_reconciler();
@@ -244,8 +244,8 @@ status volume_keeper::make_idle(const volume_record& record) {
     const auto of = env_.table.entry(record.id);
     const std::lock_guard operation(of->operation);
     if (of->used())
-        return error{errc::busy, fmt::format("volume '{}' is in use on this node ({})", record.name,
-                                             env_.options.node.str())};
+        return error{errc::busy,
+                     fmt::format("volume '{}' is in use on this node ({})", record.name, env_.options.node.str())};
     if (std::find(here.begin(), here.end(), record.id) != here.end()) return go_down_when_free(*of);
     if (record.writer == env_.options.node) return steps_.abandon(record.name, record.id, record.epoch);
     return ok();

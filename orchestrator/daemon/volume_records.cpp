@@ -24,7 +24,7 @@ result<versioned<volume_record>> volume_records::change(const std::string& name,
     for (int race = 0; race < races_max; ++race) {
         TRY_ASSIGN(const auto held, read(name));
         if (!held || held->record.id != id)
-            return error{errc::not_found, fmt::format("there is no volume '{}' (any more)", name)};
+            return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", name)};
         TRY_ASSIGN(auto next, decide(held->record));
         TRY(check(next));
         store_commit change;

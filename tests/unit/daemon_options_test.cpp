@@ -13,7 +13,9 @@ namespace {
 
 const std::string minimal = "node = n1\nhost = 127.0.0.1\nstore = sqlite:/var/lib/weft/cluster.db\n";
 
-result<daemon_options> parse(const std::string& text) { return parse_daemon_options(text, "/usr/libexec/weft"); }
+result<daemon_options> parse(const std::string& text) {
+    return parse_daemon_options(text, "/usr/libexec/weft");
+}
 
 }  // namespace
 

@@ -55,7 +55,9 @@ observed_attachment healthy() {
     return seen;
 }
 
-observed_node on_n1(std::vector<observed_attachment> attachments) { return {n1, true, {drive_a}, std::move(attachments)}; }
+observed_node on_n1(std::vector<observed_attachment> attachments) {
+    return {n1, true, {drive_a}, std::move(attachments)};
+}
 
 template <typename Wanted>
 const Wanted* only(const std::vector<action>& plan) {
