@@ -92,8 +92,8 @@ SUBMAKE = $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS))
 deps: ## Install what building, testing and the demo need (Debian 12, as root)
 	@scripts/install-deps
 
-check: ## Build, unit tests, style and layers: two minutes, no root
-	@BUILD=$(BUILD) tests/run style unit
+check: ## Build, unit tests, simulator, style and layers: two minutes, no root
+	@BUILD=$(BUILD) tests/run style unit sim
 
 test: ## Everything: check, sanitizers, plugin and cluster tests with a private Docker Engine (root, under 40 minutes)
 	@scripts/install-deps build test
