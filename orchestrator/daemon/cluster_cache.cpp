@@ -70,6 +70,17 @@ cluster_cache::availability cluster_cache::available() const {
     return available_;
 }
 
+void cluster_cache::note_commit_trouble(const std::string& problem) {
+    const std::lock_guard lock(mutex_);
+    commit_trouble_ = problem;
+}
+
+cluster_cache::availability cluster_cache::fully_available() const {
+    const std::lock_guard lock(mutex_);
+    if (!available_.current || commit_trouble_.empty()) return available_;
+    return {false, "it can be read but not changed: " + commit_trouble_};
+}
+
 void cluster_cache::publish(cluster_view fresh) {
     view_ = std::make_shared<const cluster_view>(std::move(fresh));
     changed_.notify_all();

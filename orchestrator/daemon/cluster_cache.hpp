@@ -36,6 +36,11 @@ public:
         std::string problem;
     };
     [[nodiscard]] availability available() const;
+    /// A store that is locked by somebody answers looks but takes no commits: writes that need one are held (R4). Empty
+    /// when commits work; the lease's renewal notices.
+    void note_commit_trouble(const std::string& problem);
+    /// For people: available() for looks and commits together.
+    [[nodiscard]] availability fully_available() const;
 
     /// Reads everything from the store. Errors: the store's; the view then stays and is not current any more.
     status refresh();
@@ -64,6 +69,7 @@ private:
     std::condition_variable changed_;
     std::shared_ptr<const cluster_view> view_;
     availability available_;
+    std::string commit_trouble_;
     std::uint64_t own_revision_ = 0;  // newest commit of ours: a list that is older must not be published
     bool from_disk_ = false;          // the view is the copy on disk: the store has not answered yet
     bool stopping_ = false;

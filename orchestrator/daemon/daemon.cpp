@@ -131,6 +131,7 @@ private:
 
 void daemon::on_lease_trouble(const std::string& trouble) {
     const std::string subject = "node " + options_.node.str();
+    cache_.note_commit_trouble(trouble);
     if (trouble.empty())
         events_.emit(severity::info, subject, "its lease is renewed again");
     else

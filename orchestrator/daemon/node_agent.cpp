@@ -123,7 +123,7 @@ result<std::vector<node_view>> node_agent::list_nodes() {
 
 result<status_view> node_agent::cluster_status() {
     const auto view = env_.cache.view();
-    const auto available = env_.cache.available();
+    const auto available = env_.cache.fully_available();
     status_view shown;
     shown.cluster_id = env_.cache.cluster_id();
     shown.node = env_.options.node.str();

@@ -48,8 +48,8 @@ def test_a_replica_dies_while_the_store_is_away(workspace, make_cluster, away):
             held = load.count()
             assert_stays(lambda: load.count() == held, 8, "nothing is acknowledged before the demotion is recorded")
             assert not load.errors
-            status = node.weft("status")
-            assert not status["store_available"] and status["store_problem"]
+            wait_for(lambda: not node.weft("status")["store_available"], 10, "weft status to tell of the store")
+            assert node.weft("status")["store_problem"]
         load.wait_progress(100, timeout=30, what="writes to go on when the store is back")
         assert cluster.states("db", node)[cluster[1].name] != "up_to_date"
         cluster[1].start()

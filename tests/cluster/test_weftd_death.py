@@ -55,7 +55,7 @@ class Lives(threading.Thread):
         try:
             self.node.plugin.remove(name)
         except PluginError as problem:
-            if "no such volume" not in problem.text.lower():
+            if "no volume" not in problem.text and "no such volume" not in problem.text:
                 raise
 
 
