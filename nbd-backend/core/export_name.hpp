@@ -43,7 +43,7 @@ struct export_description {
     bool fenced = false;        // this connection is stale: all its requests fail with ESHUTDOWN
     std::string boot_id;        // of the server's kernel
     fence_key current;          // the highest key that the server knows; session 0: none since the server started
-    std::string prior_boot_id;  // the boot id under which the epoch before the current one was opened; empty: none was
+    std::string prior_boot_id;  // under which the replica last admitted a change before this was said; empty: never
 
     friend bool operator==(const export_description&, const export_description&) = default;
 };

@@ -33,9 +33,8 @@ constexpr std::size_t bitmap_offset = 88;
 constexpr std::size_t bitmap_length = 96;
 constexpr std::size_t epoch = 104;
 constexpr std::size_t birth = 112;
-constexpr std::size_t boot = 120;
-constexpr std::size_t prior_boot = 184;
-constexpr std::size_t reserved = 248;
+constexpr std::size_t change_boot = 120;
+constexpr std::size_t reserved = 184;
 }  // namespace at
 
 namespace page_at {
@@ -45,7 +44,7 @@ constexpr std::size_t index = 16;
 }  // namespace page_at
 
 constexpr std::size_t uuid_bytes = 16;
-static_assert(at::prior_boot == at::boot + boot_id_max && at::reserved == at::prior_boot + boot_id_max);
+static_assert(at::reserved == at::change_boot + boot_id_max);
 
 constexpr std::string_view slot_magic = "WEFTREPL";
 constexpr std::string_view page_magic = "WEFTBMAP";
@@ -159,10 +158,8 @@ status check(const replica_meta& meta) {
         meta.region_bytes > region_bytes_max)
         return bad(fmt::format("region size {} is not a power of two between {} and {}", meta.region_bytes,
                                region_bytes_min, region_bytes_max));
-    if ((meta.epoch == 0) != meta.boot_id.empty()) return bad("epoch and boot id do not agree");
-    if (meta.epoch == 0 && !meta.prior_boot_id.empty()) return bad("a boot id before the first epoch");
-    if (!meta.boot_id.empty() && !is_boot_id(meta.boot_id)) return bad("not a boot id");
-    if (!meta.prior_boot_id.empty() && !is_boot_id(meta.prior_boot_id)) return bad("not a boot id of the epoch before");
+    if (meta.epoch == 0 && !meta.change_boot_id.empty()) return bad("a change boot id before the first epoch");
+    if (!meta.change_boot_id.empty() && !is_boot_id(meta.change_boot_id)) return bad("not a change boot id");
     return ok();
 }
 
@@ -183,8 +180,7 @@ meta_slot encode_meta(const replica_meta& meta) {
     store<std::uint64_t>(bytes, at::bitmap_length, bitmap_page_count(meta) * bitmap_page_bytes);
     store<std::uint64_t>(bytes, at::epoch, meta.epoch);
     store<std::uint64_t>(bytes, at::birth, meta.born_equal ? birth_equal : birth_added);
-    store_text(bytes, at::boot, meta.boot_id);
-    store_text(bytes, at::prior_boot, meta.prior_boot_id);
+    store_text(bytes, at::change_boot, meta.change_boot_id);
     store<std::uint32_t>(bytes, at::checksum, checksum_of(bytes, at::checksum));
     return bytes;
 }
@@ -203,8 +199,7 @@ result<replica_meta> decode_meta(std::span<const std::byte> bytes) {
     const auto birth = load<std::uint64_t>(bytes, at::birth);
     if (birth != birth_equal && birth != birth_added) return corrupt(fmt::format("birth {}", birth));
     meta.born_equal = birth == birth_equal;
-    TRY_ASSIGN(meta.boot_id, load_boot_id(bytes, at::boot));
-    TRY_ASSIGN(meta.prior_boot_id, load_boot_id(bytes, at::prior_boot));
+    TRY_ASSIGN(meta.change_boot_id, load_boot_id(bytes, at::change_boot));
     if (const auto fit = check(meta); fit.has_error()) return corrupt(fit.error().text);
     if (load<std::uint64_t>(bytes, at::bitmap_offset) != bitmap_offset_bytes ||
         load<std::uint64_t>(bytes, at::bitmap_length) != bitmap_page_count(meta) * bitmap_page_bytes)
@@ -233,14 +228,20 @@ result<replica_meta> choose_meta(std::span<const std::byte> slot_0, std::span<co
     return first->generation > second->generation ? first : second;
 }
 
-replica_meta with_epoch(const replica_meta& meta, std::uint64_t epoch, std::string boot_id) {
+replica_meta with_epoch(const replica_meta& meta, std::uint64_t epoch) {
     INVARIANT(epoch > meta.epoch, "epoch {} after {}", epoch, meta.epoch);
     replica_meta raised = meta;
     raised.generation = meta.generation + 1;
     raised.epoch = epoch;
-    raised.prior_boot_id = meta.boot_id;
-    raised.boot_id = std::move(boot_id);
     return raised;
+}
+
+replica_meta with_change_boot_id(const replica_meta& meta, std::string boot_id) {
+    INVARIANT(meta.epoch != 0, "replica {} admits a change before its first epoch", meta.replica.str());
+    replica_meta changed = meta;
+    changed.generation = meta.generation + 1;
+    changed.change_boot_id = std::move(boot_id);
+    return changed;
 }
 
 std::uint64_t region_count(const replica_meta& meta) noexcept {

@@ -55,8 +55,7 @@ struct replica_meta {
     std::uint64_t region_bytes = region_bytes_default;  // power of two
     std::uint64_t epoch = 0;                            // the highest that was opened here; 0: none
     bool born_equal = true;                             // false: added to an existing extent, born with every bit set
-    std::string boot_id;        // of the kernel under which `epoch` was first opened; empty: epoch 0
-    std::string prior_boot_id;  // the same of the epoch before; empty: there was none
+    std::string change_boot_id;  // of the kernel under which the last change was admitted; empty: none ever was
 
     friend bool operator==(const replica_meta&, const replica_meta&) = default;
 };
@@ -82,8 +81,10 @@ result<replica_meta> decode_meta(std::span<const std::byte> bytes);
 /// version.
 result<replica_meta> choose_meta(std::span<const std::byte> slot_0, std::span<const std::byte> slot_1);
 
-/// The same replica after a higher epoch was opened under this boot id; generation + 1.
-replica_meta with_epoch(const replica_meta& meta, std::uint64_t epoch, std::string boot_id);
+/// The same replica after a higher epoch was opened; generation + 1. No change: change_boot_id stays.
+replica_meta with_epoch(const replica_meta& meta, std::uint64_t epoch);
+/// The same replica when it is about to admit the first change under another kernel; generation + 1.
+replica_meta with_change_boot_id(const replica_meta& meta, std::string boot_id);
 
 /// Number of regions, of bitmap pages, and the bytes of the whole meta file.
 std::uint64_t region_count(const replica_meta& meta) noexcept;

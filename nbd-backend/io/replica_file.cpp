@@ -89,19 +89,25 @@ status replica_file::store(const core::replica_meta& meta) {
     const auto offset = core::slot_of(meta.generation) * core::meta_slot_bytes;
     int problem = write_at(meta_file_.get(), bytes, offset);
     if (problem == 0 && ::fdatasync(meta_file_.get()) != 0) problem = errno;
-    if (problem != 0)
-        return errno_error(problem, fmt::format("store epoch {} of replica {}", meta.epoch, meta.replica.str()));
+    if (problem != 0) return errno_error(problem, fmt::format("store the meta of replica {}", meta.replica.str()));
     return ok();
 }
 
-status replica_file::raise_epoch(std::uint64_t epoch, const std::string& boot_id) {
+status replica_file::store_both(core::replica_meta next) {
     // FORMAT.md, "Writing": the slot that is not current first; then its twin, so that one rotten slot loses nothing.
-    auto raised = core::with_epoch(meta_, epoch, boot_id);
-    TRY(store(raised));
-    ++raised.generation;
-    TRY(store(raised));
-    meta_ = std::move(raised);
+    TRY(store(next));
+    ++next.generation;
+    TRY(store(next));
+    meta_ = std::move(next);
     return ok();
+}
+
+status replica_file::raise_epoch(std::uint64_t epoch) {
+    return store_both(core::with_epoch(meta_, epoch));
+}
+
+status replica_file::store_change_boot_id(const std::string& boot_id) {
+    return store_both(core::with_change_boot_id(meta_, boot_id));
 }
 
 int replica_file::read(std::span<std::byte> buffer, std::uint64_t offset) const noexcept {

@@ -2,9 +2,10 @@
 // The two files of an open replica: its data and its meta.
 //
 // Laws: the data file never grows or shrinks (a request outside is refused); zeroing and trimming both punch holes, so
-// that replicas stay byte-equal; raise_epoch returns success only when both slots are on stable storage.
-// Thread rule: the data calls from any thread at the same time, without a lock and without allocation; raise_epoch
-// from one thread at a time. All calls block. The caller remembers a failed sync: this class does not.
+// that replicas stay byte-equal; a call that changes meta returns success only when both slots are on stable storage,
+// and must not be repeated or followed by another one after it failed (what the slots hold then is unknown). Thread
+// rule: the data calls from any thread at the same time, without a lock and without allocation; meta calls from one
+// thread at a time. All calls block. The caller remembers a failed sync: this class does not.
 #pragma once
 
 #include <sys/types.h>
@@ -33,7 +34,7 @@ public:
     /// Errors: not_found; corrupt (meta, or the size of data); unsupported; io_failed.
     static result<replica_file> open(const std::string& drive, const replica_id& id);
 
-    /// As of the last raise_epoch; belongs to the thread that may call that.
+    /// As last stored; belongs to the thread that may change it.
     [[nodiscard]] const core::replica_meta& meta() const noexcept { return meta_; }
     [[nodiscard]] std::uint64_t size_bytes() const noexcept { return size_bytes_; }
 
@@ -41,7 +42,10 @@ public:
     [[nodiscard]] bool is_at(const std::string& drive) const;
 
     /// Makes a higher epoch durable. After an error the stored epoch is the old or the new one. Errors: io_failed.
-    status raise_epoch(std::uint64_t epoch, const std::string& boot_id);
+    status raise_epoch(std::uint64_t epoch);
+    /// Makes durable that changes are admitted under this boot id from now on. After an error the stored one is the old
+    /// or the new one. Errors: io_failed.
+    status store_change_boot_id(const std::string& boot_id);
 
     // Data: 0 or an errno. Precondition: the range lies inside.
     int read(std::span<std::byte> buffer, std::uint64_t offset) const noexcept;
@@ -63,6 +67,7 @@ private:
           inode_(inode),
           device_(device) {}
     status store(const core::replica_meta& meta);
+    status store_both(core::replica_meta next);
 
     unique_fd data_;
     unique_fd meta_file_;

@@ -18,16 +18,19 @@ using core::admission_gate;
 using core::fence_key;
 using core::fence_verdict;
 
-served_replica::served_replica(replica_file file, fence_key known, const failure_reporter& report)
+served_replica::served_replica(replica_file file, fence_key known, const std::string& boot_id,
+                               const failure_reporter& report)
     : file_(std::move(file)),
+      boot_id_(boot_id),
       report_(report),
+      change_stored_(file_.meta().change_boot_id == boot_id),
       fence_(std::max(known, fence_key{file_.meta().epoch, 0})),
-      prior_boot_id_(file_.meta().prior_boot_id) {
+      change_boot_id_(file_.meta().change_boot_id) {
     INVARIANT(known.epoch <= file_.meta().epoch, "epoch {} was admitted, {} is durable", known.epoch,
               file_.meta().epoch);
 }
 
-result<admission_gate::ticket> served_replica::enter(fence_key key, const std::string& boot_id) {
+result<admission_gate::ticket> served_replica::enter(fence_key key) {
     std::unique_lock lock(fence_mutex_);
     fence_.announce(key);
     fence_changed_.notify_all();  // openers with lower keys are stale now
@@ -43,13 +46,12 @@ result<admission_gate::ticket> served_replica::enter(fence_key key, const std::s
             case fence_verdict::wait: fence_changed_.wait(lock); break;
             case fence_verdict::persist: {
                 lock.unlock();
-                auto made = persist(key.epoch, boot_id);
+                auto made = persist(key.epoch);
                 lock.lock();
                 if (made.has_error()) {
                     fence_.broke();
                 } else {
                     fence_.persisted();
-                    prior_boot_id_ = file_.meta().prior_boot_id;
                 }
                 fence_changed_.notify_all();
                 if (made.has_error()) return std::move(made).error();
@@ -59,10 +61,29 @@ result<admission_gate::ticket> served_replica::enter(fence_key key, const std::s
     }
 }
 
-status served_replica::persist(std::uint64_t epoch, const std::string& boot_id) {
-    auto made = file_.raise_epoch(epoch, boot_id);
+status served_replica::persist(std::uint64_t epoch) {
+    const std::lock_guard lock(meta_mutex_);
+    // The first change may have failed to store its boot id while we waited for it: what the slots hold is unknown.
+    if (is_failed()) return error{errc::io_failed, "the replica failed before: restart the replica server"};
+    auto made = file_.raise_epoch(epoch);
     if (made.has_error()) fail(made.error().text);
     return made;
+}
+
+int served_replica::store_change_boot_id() noexcept {
+    const std::lock_guard lock(meta_mutex_);
+    if (change_stored_.load(std::memory_order_relaxed)) return 0;  // another first change did it while we waited
+    if (is_failed()) return EIO;
+    if (const auto made = file_.store_change_boot_id(boot_id_); made.has_error()) {
+        fail(made.error().text);
+        return EIO;
+    }
+    {
+        const std::lock_guard told(fence_mutex_);
+        change_boot_id_ = boot_id_;
+    }
+    change_stored_.store(true, std::memory_order_release);
+    return 0;
 }
 
 void served_replica::retire() noexcept {
@@ -112,9 +133,9 @@ fence_key served_replica::highest() const {
     return fence_.highest();
 }
 
-core::export_description served_replica::describe(bool fenced, const std::string& boot_id) const {
+core::export_description served_replica::describe(bool fenced) const {
     const std::lock_guard lock(fence_mutex_);
-    return {fenced, boot_id, fence_.highest(), prior_boot_id_};
+    return {fenced, boot_id_, fence_.highest(), change_boot_id_};
 }
 
 replica_connection::replica_connection(replica_server& server, core::export_name name,
@@ -123,7 +144,7 @@ replica_connection::replica_connection(replica_server& server, core::export_name
       name_(std::move(name)),
       replica_(std::move(replica)),
       ticket_(ticket),
-      description_(render(replica_->describe(name_.is_writer() && ticket == 0, server.boot_id()))) {}
+      description_(render(replica_->describe(name_.is_writer() && ticket == 0))) {}
 
 replica_connection::~replica_connection() {
     server_.release(name_.replica);
@@ -131,26 +152,27 @@ replica_connection::~replica_connection() {
 
 int replica_connection::read(std::span<std::byte> buffer, std::uint64_t offset) noexcept {
     if (buffer.size() > core::max_request_bytes) return EINVAL;
-    return admitted(false, offset, buffer.size(), [&]() noexcept { return replica_->file().read(buffer, offset); });
+    return admitted(effect::none, offset, buffer.size(),
+                    [&]() noexcept { return replica_->file().read(buffer, offset); });
 }
 
 int replica_connection::write(std::span<const std::byte> buffer, std::uint64_t offset, bool fua) noexcept {
     if (buffer.size() > core::max_request_bytes) return EINVAL;
-    return admitted(true, offset, buffer.size(), [&]() noexcept {
+    return admitted(effect::change, offset, buffer.size(), [&]() noexcept {
         const int problem = replica_->file().write(buffer, offset);
         return problem == 0 && fua ? replica_->sync() : problem;
     });
 }
 
 int replica_connection::zero(std::uint64_t offset, std::uint64_t length, bool fua, bool only_if_fast) noexcept {
-    return admitted(true, offset, length, [&]() noexcept {
+    return admitted(effect::change, offset, length, [&]() noexcept {
         const int problem = replica_->file().zero(offset, length, only_if_fast);
         return problem == 0 && fua ? replica_->sync() : problem;
     });
 }
 
 int replica_connection::flush() noexcept {
-    return admitted(true, 0, 0, [&]() noexcept { return replica_->sync(); });
+    return admitted(effect::sync, 0, 0, [&]() noexcept { return replica_->sync(); });
 }
 
 result<std::unique_ptr<replica_connection>> replica_server::open(std::string_view export_name) {
@@ -158,7 +180,7 @@ result<std::unique_ptr<replica_connection>> replica_server::open(std::string_vie
     TRY_ASSIGN(auto replica, acquire(name.replica));
     admission_gate::ticket ticket = 0;
     if (name.is_writer()) {
-        auto entered = replica->enter(name.key, boot_id_);
+        auto entered = replica->enter(name.key);
         if (entered.has_error()) {
             release(name.replica);
             return std::move(entered).error().within(fmt::format("open {}", render(name)));
@@ -190,7 +212,7 @@ result<std::shared_ptr<served_replica>> replica_server::acquire(const replica_id
     auto file = replica_file::open(drive_, id);
     if (file.has_error()) return std::move(file).error().within(context());
     auto& fresh = entries_[id];
-    fresh.live = std::make_shared<served_replica>(std::move(*file), fresh.highest, report_);
+    fresh.live = std::make_shared<served_replica>(std::move(*file), fresh.highest, boot_id_, report_);
     fresh.connections = 1;
     return fresh.live;
 }

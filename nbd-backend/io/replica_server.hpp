@@ -6,12 +6,23 @@
 // Laws:
 //   - a request touches the data only while its ticket is admitted; a new key joins only after those of lower keys left
 //     and its epoch is durable;
+//   - a change touches the data only when the boot id of this kernel is durable as the one of the last change
+//   (FORMAT.md,
+//     "Why a boot id"): the first change since the kernel started pays for it, later ones pay one atomic load;
 //   - after a failed sync of data or meta no request on this replica succeeds in this process any more, whoever asks:
 //     the kernel reports a lost page once, and nobody may take the silence afterwards for success;
 //   - the highest (epoch, session) and that failure are remembered after the last connection closed; the files are not
 //     kept open.
-// Thread rule: everything from any thread. No lock is held across I/O on the data or a sync; the list of replicas is
-// locked while a replica's files are opened. A connection belongs to the server that made it and must not outlive it.
+//
+// Two write the meta file: an opener that raises the epoch, and the first change. They never meet, since the opener
+// does so only after the gate closed and drained, and the first change is inside of the gate until it is over; the
+// mutex that both hold while they write says so to the compiler, and queues first changes that come at the same time.
+// Deadlock is excluded: an opener that drains holds no lock at all (fence_mutex_ is released while it waits), and a
+// change under that mutex waits for the disk and, for a moment, for fence_mutex_, which nobody holds across a wait.
+//
+// Thread rule: everything from any thread. No lock is held across I/O on the data or a sync of it; the list of replicas
+// is locked while a replica's files are opened, meta_mutex_ while its meta is written. A connection belongs to the
+// server that made it and must not outlive it.
 #pragma once
 
 #include <condition_variable>
@@ -37,15 +48,20 @@ using failure_reporter = std::function<void(const std::string& text)>;
 /// An open replica, shared by its connections.
 class served_replica {
 public:
-    /// `known`: the highest key remembered from earlier connections.
-    served_replica(replica_file file, core::fence_key known, const failure_reporter& report);
+    /// `known`: the highest key remembered from earlier connections. `boot_id`: of this kernel.
+    served_replica(replica_file file, core::fence_key known, const std::string& boot_id,
+                   const failure_reporter& report);
 
     /// R2: fences lower keys, waits until their requests are done, makes the epoch durable. Returns the ticket, 0 for a
     /// stale key. Errors: io_failed when an epoch could not be made durable, now or before. Blocks.
-    result<core::admission_gate::ticket> enter(core::fence_key key, const std::string& boot_id);
+    result<core::admission_gate::ticket> enter(core::fence_key key);
 
     [[nodiscard]] bool admit(core::admission_gate::ticket ticket) noexcept { return fence_.gate().admit(ticket); }
     void retire() noexcept;
+
+    /// Every admitted change (write, zero, trim) calls this before it touches the data: returns when this kernel's boot
+    /// id is durable as the one of the last change. 0 or EIO, which fails the replica. Blocks the first time.
+    int before_change() noexcept { return change_stored_.load(std::memory_order_acquire) ? 0 : store_change_boot_id(); }
 
     /// Makes all writes that were answered before the call durable; those who ask at the same time share one fdatasync.
     /// 0 or EIO.
@@ -54,20 +70,25 @@ public:
     [[nodiscard]] const replica_file& file() const noexcept { return file_; }
     [[nodiscard]] bool is_failed() const noexcept { return failed_.load(); }
     [[nodiscard]] core::fence_key highest() const;
-    [[nodiscard]] core::export_description describe(bool fenced, const std::string& boot_id) const;
+    [[nodiscard]] core::export_description describe(bool fenced) const;
 
 private:
-    status persist(std::uint64_t epoch, const std::string& boot_id);
+    status persist(std::uint64_t epoch);
+    int store_change_boot_id() noexcept;
     void fail(const std::string& text) noexcept;
 
     replica_file file_;
+    const std::string& boot_id_;
     const failure_reporter& report_;
     std::atomic<bool> failed_{false};
 
+    std::mutex meta_mutex_;                   // before fence_mutex_; held while meta is written
+    std::atomic<bool> change_stored_{false};  // file_'s change boot id is ours and durable; never false again
+
     mutable std::mutex fence_mutex_;
     std::condition_variable fence_changed_;
-    core::fence fence_;          // under fence_mutex_, except its gate
-    std::string prior_boot_id_;  // under fence_mutex_
+    core::fence fence_;           // under fence_mutex_, except its gate
+    std::string change_boot_id_;  // under fence_mutex_: what file_ has, to be told without waiting for meta_mutex_
 
     std::mutex sync_mutex_;
     std::condition_variable sync_done_;
@@ -101,7 +122,7 @@ public:
     /// Calls add(extent) from `offset` on, in order, until `length` is covered or add returns false.
     template <typename Add>
     int extents(std::uint64_t offset, std::uint64_t length, Add add) noexcept {
-        return admitted(false, offset, length, [&]() noexcept {
+        return admitted(effect::none, offset, length, [&]() noexcept {
             const std::uint64_t end = offset + length;
             for (file_extent found{offset, 0, false}; found.offset + found.length < end;) {
                 const int problem = replica_->file().extent_at(found.offset + found.length, end, found);
@@ -113,17 +134,21 @@ public:
     }
 
 private:
+    enum class effect : std::uint8_t { none, sync, change };
+
     template <typename Work>
-    int admitted(bool changes, std::uint64_t offset, std::uint64_t length, Work work) noexcept {
+    int admitted(effect has, std::uint64_t offset, std::uint64_t length, Work work) noexcept {
         if (offset % block_bytes != 0 || length % block_bytes != 0) return EINVAL;
-        if (offset > size_bytes() || length > size_bytes() - offset) return changes ? ENOSPC : EINVAL;
+        if (offset > size_bytes() || length > size_bytes() - offset) return has == effect::change ? ENOSPC : EINVAL;
         if (is_writer()) {
             if (!replica_->admit(ticket_)) return ESHUTDOWN;
-        } else if (changes) {
+        } else if (has != effect::none) {
             return EPERM;
         }
         // Between admit and retire: the next key waits for us.
-        const int problem = replica_->is_failed() ? EIO : work();
+        int problem = replica_->is_failed() ? EIO : 0;
+        if (problem == 0 && has == effect::change) problem = replica_->before_change();
+        if (problem == 0) problem = work();
         if (is_writer()) replica_->retire();
         return problem;
     }

@@ -22,8 +22,8 @@ MIB = 1024 * 1024
 SLOT = 4096
 PAGE_BITS = 8 * (4096 - 32)
 # magic, version, checksum, incompat, compat, generation, replica, volume, size, region, bitmap at, bitmap bytes, epoch,
-# birth, boot id, prior boot id
-FIELDS = struct.Struct("<8sIIQQQ16s16sQQQQQQ64s64s")
+# birth, change boot id
+FIELDS = struct.Struct("<8sIIQQQ16s16sQQQQQQ64s")
 
 
 def _crc_table():
@@ -45,13 +45,13 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-def encode_slot(generation, replica, volume, size, region=4 * MIB, epoch=0, birth=0, boot="", prior="", version=1):
+def encode_slot(generation, replica, volume, size, region=4 * MIB, epoch=0, birth=0, change_boot="", version=1):
     pages = -(-(-(-size // region)) // PAGE_BITS)
 
     def pack(checksum):
         return FIELDS.pack(b"WEFTREPL", version, checksum, 0, 0, generation, uuid.UUID(replica).bytes,
-                           uuid.UUID(volume).bytes, size, region, 2 * SLOT, 4096 * pages, epoch, birth, boot.encode(),
-                           prior.encode()).ljust(SLOT, b"\0")
+                           uuid.UUID(volume).bytes, size, region, 2 * SLOT, 4096 * pages, epoch, birth,
+                           change_boot.encode()).ljust(SLOT, b"\0")
     return pack(crc32c(pack(0))), pages
 
 
@@ -64,10 +64,10 @@ def encode_page(index):
 def decode_slot(data):
     """The fields by name, or None when the slot is not good."""
     names = ("magic", "version", "checksum", "incompat", "compat", "generation", "replica", "volume", "size", "region",
-             "bitmap_at", "bitmap_bytes", "epoch", "birth", "boot", "prior")
+             "bitmap_at", "bitmap_bytes", "epoch", "birth", "change_boot")
     slot = dict(zip(names, FIELDS.unpack_from(data)))
     good = slot["magic"] == b"WEFTREPL" and slot["checksum"] == crc32c(data[:12] + bytes(4) + data[16:])
-    slot["boot"], slot["prior"] = (slot[name].rstrip(b"\0").decode("latin1") for name in ("boot", "prior"))
+    slot["change_boot"] = slot["change_boot"].rstrip(b"\0").decode("latin1")
     return slot if good else None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file system of its own under one replica's data, to make requests slow or fail exactly when a test wants it.
+"""A file system of its own under one file of a replica, to make requests slow or fail exactly when a test wants it.
 
   frozen (fsfreeze)     a write is admitted by the server and then stays in the kernel until the thaw
   more size than room   a write to the page cache succeeds, its write-back fails: what a dying disk does
@@ -13,11 +13,11 @@ from lib.waiting import wait_for
 
 
 class LentFilesystem:
-    """The replica's data lies on a file system of its own, so that it can be frozen or filled; its meta does not."""
+    """The replica's data (or meta) lies on a file system of its own, to be frozen or filled; the other does not."""
 
-    def __init__(self, workspace, drive, replica, kind, room="60m"):
+    def __init__(self, workspace, drive, replica, kind, name="data", room="60m"):
         self.base = workspace.path / f"lent-{uuid.uuid4().hex[:8]}"
-        self.data, self.kind, self.room = drive.replica_path(replica) / "data", kind, room
+        self.file, self.kind, self.room = drive.replica_path(replica) / name, kind, room
         self.frozen = False
 
     def mount(self):
@@ -32,10 +32,8 @@ class LentFilesystem:
             subprocess.run(["truncate", "-s", "256m", pool / "image"], check=True)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", pool / "image"], check=True)
             subprocess.run(["mount", "-o", "loop,errors=continue", pool / "image", self.inside], check=True)
-        size = self.data.stat().st_size
-        with open(self.inside / "data", "wb") as data:
-            data.truncate(size)
-        subprocess.run(["mount", "--bind", self.inside / "data", self.data], check=True)
+        subprocess.run(["cp", "--sparse=always", self.file, self.inside / "file"], check=True)
+        subprocess.run(["mount", "--bind", self.inside / "file", self.file], check=True)
         return self
 
     def freeze(self):
@@ -52,7 +50,7 @@ class LentFilesystem:
 
     def unmount(self):
         self.thaw()
-        for point in (self.data, self.inside, self.base / "pool"):
-            if os.path.ismount(point) or point == self.data:
+        for point in (self.file, self.inside, self.base / "pool"):
+            if os.path.ismount(point) or point == self.file:
                 wait_for(lambda at=point: subprocess.run(["umount", at], capture_output=True).returncode == 0, 20,
                          f"{point} to be unmounted")

@@ -25,8 +25,7 @@ replica_meta example() {
     meta.size_bytes = 10 * gib;
     meta.epoch = 7;
     meta.born_equal = false;
-    meta.boot_id = "0e5b1f7c-58f2-4f0a-8d0f-4a6c1b2d3e4f";
-    meta.prior_boot_id = "c2a4e6f8-1122-4333-9444-556677889900";
+    meta.change_boot_id = "0e5b1f7c-58f2-4f0a-8d0f-4a6c1b2d3e4f";
     return meta;
 }
 
@@ -93,7 +92,9 @@ TEST_CASE("replica_meta: the worked examples of FORMAT.md are what is encoded") 
 TEST_CASE("replica_meta: encode, decode, encode gives the same bytes") {
     auto fresh = example();
     fresh.epoch = 0;
-    fresh.boot_id = fresh.prior_boot_id = "";
+    fresh.change_boot_id = "";
+    auto unchanged = example();
+    unchanged.change_boot_id = "";
     auto odd = example();
     odd.compat = 0x8000000000000001;
     odd.generation = ~std::uint64_t{0};
@@ -101,9 +102,8 @@ TEST_CASE("replica_meta: encode, decode, encode gives the same bytes") {
     odd.size_bytes = block_bytes;
     odd.region_bytes = region_bytes_min;
     odd.born_equal = true;
-    odd.prior_boot_id = "";
-    odd.boot_id = std::string(64, 'x');
-    for (const auto& meta : {example(), fresh, odd}) {
+    odd.change_boot_id = std::string(64, 'x');
+    for (const auto& meta : {example(), fresh, unchanged, odd}) {
         const auto bytes = encode_meta(meta);
         const auto decoded = decode_meta(bytes);
         REQUIRE(decoded.has_value());
@@ -144,17 +144,17 @@ TEST_CASE("replica_meta: wrong fields behind a right checksum are corrupt and na
         unsigned value;
         const char* named;
     };
-    for (const auto& [offset, value, named] :
+    for (const edge& wrong :
          {edge{8, 0, "version 0"}, edge{72, 1, "size"}, edge{79, 0xff, "size"}, edge{80, 1, "region"},
           edge{82, 0, "region"}, edge{84, 1, "region"}, edge{88, 1, "bitmap"}, edge{97, 0x20, "bitmap"},
-          edge{104, 0, "epoch"}, edge{112, 2, "birth"}, edge{119, 1, "birth"}, edge{120, 0, "boot id"},
-          edge{120, '/', "boot id"}, edge{120 + 40, 'x', "boot id"}, edge{184, ' ', "boot id"},
-          edge{248, 1, "reserved"}, edge{4095, 1, "reserved"}}) {
-        CAPTURE(offset);
-        const auto decoded = decode_meta(changed(good, offset, value));
+          edge{104, 0, "first epoch"}, edge{112, 2, "birth"}, edge{119, 1, "birth"}, edge{120, 0, "boot id"},
+          edge{120, '/', "boot id"}, edge{120 + 40, 'x', "boot id"}, edge{183, 'x', "boot id"},
+          edge{184, 'x', "reserved"}, edge{4095, 1, "reserved"}}) {
+        CAPTURE(wrong.offset);
+        const auto decoded = decode_meta(changed(good, wrong.offset, wrong.value));
         REQUIRE(decoded.has_error());
         CHECK(decoded.error().code == errc::corrupt);
-        CHECK(decoded.error().text.find(named) != std::string::npos);
+        CHECK(decoded.error().text.find(wrong.named) != std::string::npos);
     }
 }
 
@@ -186,7 +186,7 @@ TEST_CASE("replica_meta: of two good slots the higher generation wins") {
 TEST_CASE(
     "replica_meta: a write torn after any byte leaves the old or the new state, and the new one once it is whole") {
     const auto before = example();  // generation 5, in slot 1
-    const auto after = with_epoch(before, 8, "b3");
+    const auto after = with_epoch(before, 8);
     REQUIRE(slot_of(after.generation) == 0);
     auto old_twin = before;
     old_twin.generation = 4;
@@ -208,7 +208,7 @@ TEST_CASE(
 
 TEST_CASE("replica_meta: sectors of a torn write that arrive in any order leave the old or the new state") {
     const auto before = example();
-    const auto after = with_epoch(before, 8, "b3");
+    const auto after = with_change_boot_id(before, "b3");
     auto old_twin = before;
     old_twin.generation = 4;
     const auto stale = encode_meta(old_twin);
@@ -263,18 +263,21 @@ TEST_CASE("replica_meta: slots of different replicas are corrupt, a later versio
     CHECK(upgraded.error().code == errc::unsupported);
 }
 
-TEST_CASE("replica_meta: a new epoch remembers the boot id of the one before") {
+TEST_CASE("replica_meta: a new epoch leaves the boot id of the last change alone, a change leaves the epoch alone") {
     auto fresh = example();
     fresh.epoch = 0;
-    fresh.boot_id = fresh.prior_boot_id = "";
-    const auto first = with_epoch(fresh, 1, "b1");
-    CHECK(first.generation == 6);
-    CHECK(first.boot_id == "b1");
-    CHECK(first.prior_boot_id.empty());
-    const auto second = with_epoch(first, 5, "b2");
-    CHECK(second.epoch == 5);
-    CHECK(second.boot_id == "b2");
-    CHECK(second.prior_boot_id == "b1");
+    fresh.change_boot_id = "";
+    const auto opened = with_epoch(fresh, 1);
+    CHECK(opened.generation == 6);
+    CHECK(opened.change_boot_id.empty());
+    const auto changed = with_change_boot_id(opened, "b1");
+    CHECK(changed.generation == 7);
+    CHECK(changed.epoch == 1);
+    CHECK(changed.change_boot_id == "b1");
+    const auto fenced = with_epoch(changed, 5);
+    CHECK(fenced.generation == 8);
+    CHECK(fenced.epoch == 5);
+    CHECK(fenced.change_boot_id == "b1");
 }
 
 TEST_CASE("replica_meta: an added replica is born with every bit set, the first ones of an extent with none") {
@@ -331,7 +334,7 @@ TEST_CASE("replica_meta: what cannot be stored is refused and named") {
     refused([](replica_meta& m) { m.size_bytes = replica_bytes_max + block_bytes; }, "size");
     refused([](replica_meta& m) { m.region_bytes = 3 * mib; }, "region size");
     refused([](replica_meta& m) { m.region_bytes = 4096; }, "region size");
-    refused([](replica_meta& m) { m.boot_id = ""; }, "boot id");
-    refused([](replica_meta& m) { m.boot_id = "a b"; }, "boot id");
-    refused([](replica_meta& m) { m.prior_boot_id = std::string(65, 'a'); }, "epoch before");
+    refused([](replica_meta& m) { m.epoch = 0; }, "first epoch");
+    refused([](replica_meta& m) { m.change_boot_id = "a b"; }, "change boot id");
+    refused([](replica_meta& m) { m.change_boot_id = std::string(65, 'a'); }, "change boot id");
 }

@@ -3,10 +3,12 @@
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <string>
 #include <thread>
 #include <vector>
@@ -27,8 +29,13 @@ struct served_drive {
         REQUIRE(create_replica(path, {id, volume_id{make_uuid()}, 8 * mib, true}).has_value());
         restart();
     }
-    void restart() {
-        server = std::make_unique<replica_server>(path, "boot-1", [](const std::string&) {});
+    void restart(const std::string& boot_id = "boot-1") {
+        server = std::make_unique<replica_server>(path, boot_id, [](const std::string&) {});
+    }
+    [[nodiscard]] core::replica_meta stored() const {
+        const auto file = replica_file::open(path, id);
+        REQUIRE(file.has_value());
+        return file->meta();
     }
     std::unique_ptr<replica_connection> open(std::uint64_t epoch, std::uint64_t session) {
         auto opened = server->open(fmt::format("{}/{}/{}", id.str(), epoch, session));
@@ -42,6 +49,32 @@ struct served_drive {
 };
 
 const std::vector<std::byte> block(block_bytes, std::byte{0x5a});
+
+/// The boot id that a connection was told of the last change; "-" for none.
+std::string told_prior(const replica_connection& connection) {
+    const auto& text = connection.description();
+    return text.substr(text.find(" prior=") + 7);
+}
+
+/// While it lives, no file of this process can be written at or behind `bytes`: the write fails with EFBIG.
+class file_size_limit {
+public:
+    explicit file_size_limit(std::uint64_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+        REQUIRE(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
+        const rlimit lower{bytes, before_.rlim_max};
+        REQUIRE(::setrlimit(RLIMIT_FSIZE, &lower) == 0);
+    }
+    ~file_size_limit() {
+        (void)::setrlimit(RLIMIT_FSIZE, &before_);
+        (void)std::signal(SIGXFSZ, handler_);
+    }
+    file_size_limit(const file_size_limit&) = delete;
+    file_size_limit& operator=(const file_size_limit&) = delete;
+
+private:
+    rlimit before_{};
+    void (*handler_)(int);
+};
 
 }  // namespace
 
@@ -94,6 +127,95 @@ TEST_CASE("replica_server: the epoch is durable when the open returns, the sessi
     drive.restart();
     CHECK(drive.open(4, 9)->flush() == ESHUTDOWN);
     CHECK(drive.open(5, 1)->flush() == 0);
+}
+
+TEST_CASE("replica_server: a fencing without a change does not hide a restart") {
+    served_drive drive;
+    CHECK(told_prior(*drive.open(1, 1)) == "-");
+    {
+        const auto writer = drive.open(2, 1);
+        CHECK(told_prior(*writer) == "-");
+        CHECK(writer->write(block, 0, false) == 0);
+    }
+    drive.restart("boot-2");
+    // Writers come, learn of the restart and die; reads and flushes of theirs are no changes.
+    for (std::uint64_t epoch = 3; epoch < 6; ++epoch) {
+        const auto writer = drive.open(epoch, 1);
+        std::vector<std::byte> buffer(block_bytes);
+        CHECK(writer->read(buffer, 0) == 0);
+        CHECK(writer->flush() == 0);
+        CHECK(told_prior(*writer) == "boot-1");
+        CHECK(told_prior(*drive.open(epoch - 1, 9)) == "boot-1");  // fenced, and told the same
+    }
+    CHECK(drive.stored().change_boot_id == "boot-1");
+    const auto writer = drive.open(6, 1);
+    CHECK(told_prior(*writer) == "boot-1");
+    CHECK(writer->zero(0, block_bytes, false, false) == 0);
+    CHECK(told_prior(*writer) == "boot-1");  // as it was when this connection was opened
+    CHECK(told_prior(*drive.open(6, 1)) == "boot-2");
+    CHECK(drive.stored().change_boot_id == "boot-2");
+    CHECK(drive.stored().epoch == 6);
+}
+
+TEST_CASE("replica_server: first changes that meet store the boot id once, later ones never again") {
+    served_drive drive;
+    auto writer = drive.open(1, 1);
+    const auto before = drive.stored().generation;
+    std::vector<std::thread> threads;
+    std::atomic<int> failures{0};
+    for (std::uint64_t i = 0; i < 6; ++i)
+        threads.emplace_back([&, i] {
+            for (int n = 0; n < 20; ++n)
+                if (writer->write(block, i * block_bytes, false) != 0) ++failures;
+        });
+    for (auto& thread : threads) thread.join();
+    CHECK(failures.load() == 0);
+    CHECK(drive.stored().generation == before + core::meta_slots);
+    writer = drive.open(1, 2);
+    CHECK(writer->write(block, 0, false) == 0);
+    writer.reset();
+    drive.restart();  // under the same kernel
+    CHECK(drive.open(1, 1)->write(block, 0, false) == 0);
+    CHECK(drive.stored().generation == before + core::meta_slots);
+    CHECK(drive.stored().change_boot_id == "boot-1");
+}
+
+TEST_CASE("replica_server: what is refused is no change") {
+    served_drive drive;
+    const auto old = drive.open(1, 1);
+    const auto writer = drive.open(2, 1);
+    CHECK(old->write(block, 0, false) == ESHUTDOWN);
+    CHECK(writer->write(block, 512, false) == EINVAL);
+    CHECK(writer->write(block, 8 * mib, false) == ENOSPC);
+    CHECK((*drive.server->open(drive.id.str()))->zero(0, block_bytes, false, false) == EPERM);
+    CHECK(drive.stored().change_boot_id.empty());
+}
+
+TEST_CASE("replica_server: a boot id that cannot be stored fails the replica before a byte is changed") {
+    served_drive drive;
+    auto writer = drive.open(1, 1);
+    REQUIRE(drive.stored().generation % 2 ==
+            0);  // so slot 1 is the next, behind the limit; the data's block is before it
+    int first = 0;
+    {
+        const file_size_limit limit(core::meta_slot_bytes);
+        first = writer->write(block, 0, false);
+    }
+    CHECK(first == EIO);
+    std::vector<std::byte> buffer(block_bytes);
+    CHECK(writer->write(block, 0, false) == EIO);
+    CHECK(writer->read(buffer, 0) == EIO);
+    CHECK(writer->flush() == EIO);
+    CHECK(drive.server->open(drive.id.str() + "/2/1").has_error());
+    writer.reset();
+    CHECK(drive.server->open(drive.id.str()).has_error());
+    drive.restart();
+    CHECK(drive.stored().epoch == 1);
+    const auto again = drive.open(1, 1);
+    CHECK(again->read(buffer, 0) == 0);
+    CHECK(buffer == std::vector<std::byte>(block_bytes));
+    CHECK(again->write(block, 0, false) == 0);
+    CHECK(drive.stored().change_boot_id == "boot-1");
 }
 
 TEST_CASE("replica_server: requests are whole blocks inside of the replica") {
