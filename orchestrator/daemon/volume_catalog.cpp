@@ -70,7 +70,7 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
     TRY(check_volume_name(name));
     for (int race = 0; race < races_max; ++race) {
         TRY_ASSIGN(const auto held, env_.records.read(name));
-        if (held) return wait_ready(held->record);
+        if (held) return wait_ready(*held);
         TRY_ASSIGN(const auto record, draft(name, options));
         store_commit change;
         change.expect = {{volume_key(name), 0}};
@@ -82,7 +82,7 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
                 severity::info, "volume " + name,
                 fmt::format("created: {}, {} replicas", render_size(record.size_bytes), record.replicas_wanted));
             env_.wake_reconciler();
-            return wait_ready(record);
+            return wait_ready({record, *committed});
         }
         if (committed.error().code != errc::conflict && committed.error().code != errc::outcome_unknown)
             return committed.error();
@@ -90,7 +90,8 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
     return error{errc::conflict, fmt::format("volume '{}' comes and goes faster than it can be followed", name)};
 }
 
-status volume_catalog::wait_ready(const volume_record& record) {
+status volume_catalog::wait_ready(const versioned<volume_record>& known) {
+    const volume_record& record = known.record;
     // An existing volume whose replicas are all there is ready whatever else is going on, so the answer is immediate.
     if (record.ready()) return ok();
     const auto deadline = std::chrono::steady_clock::now() + ready_wait;
@@ -98,7 +99,8 @@ status volume_catalog::wait_ready(const volume_record& record) {
     const bool ready = env_.cache.wait_until(
         [&](const cluster_view& view) {
             const auto* now = find_volume(view, record.id);
-            gone = now == nullptr && view.revision > 0 && !view.volumes.contains(record.name);
+            // A view that is older than what we know of the volume may not have it yet.
+            gone = now == nullptr && view.revision >= known.revision;
             return gone || (now != nullptr && now->record.ready());
         },
         deadline);

@@ -35,7 +35,7 @@ public:
 
 private:
     result<volume_record> draft(const std::string& name, const volume_options& options);
-    status wait_ready(const volume_record& record);
+    status wait_ready(const versioned<volume_record>& known);
     status to_trash(const volume_record& record, std::uint64_t revision);
 
     const environment env_;
