@@ -74,8 +74,9 @@ void plan_lost_writers(std::vector<action>& plan, const cluster_view& view, cons
     if (!observed.records_current) return;
     for (const auto& [name, volume] : view.volumes) {
         if (volume.record.writer != observed.me) continue;
-        const bool here = std::any_of(observed.attachments.begin(), observed.attachments.end(),
-                                      [&](const observed_attachment& seen) { return seen.id == volume.record.id; });
+        const bool here = std::any_of(
+            observed.attachments.begin(), observed.attachments.end(),
+            [&id = volume.record.id](const observed_attachment& seen) { return seen.id == id; });
         if (!here) plan.emplace_back(abandon_writer{name, volume.record.id, volume.record.epoch});
     }
 }

@@ -87,7 +87,8 @@ TEST_CASE("admin: every error code has its HTTP status") {
         {errc::conflict, 409},         {errc::stale_epoch, 409}, {errc::no_space, 507},        {errc::no_quorum, 503},
         {errc::unavailable, 503},      {errc::timed_out, 504},   {errc::outcome_unknown, 500}, {errc::unsupported, 501},
         {errc::shutting_down, 503},    {errc::io_failed, 500},   {errc::corrupt, 500}};
-    for (const auto& [code, http_status] : table) {
+    for (const auto& [its_code, http_status] : table) {
+        const auto& code = its_code;  // clang 14 cannot capture a structured binding
         CAPTURE(to_string(code));
         fake_service served;
         served.failures["remove"] = {code, "why it is so"};
@@ -159,7 +160,10 @@ TEST_CASE("admin: bad input has a message of its own and changes nothing") {
         {"POST", "/v1/volumes/a b/detach", "", 400, "'a b' is not a volume name"},
         {"GET", "/v1/volumes/nope", "", 404, "no such volume: 'nope'"},
     };
-    for (const auto& [method, target, body, http_status, says] : cases) {
+    for (const auto& [its_method, its_target, its_body, http_status, says] : cases) {
+        const auto& method = its_method;  // clang 14 cannot capture a structured binding
+        const auto& target = its_target;  // clang 14 cannot capture a structured binding
+        const auto& body = its_body;  // clang 14 cannot capture a structured binding
         CAPTURE(method);
         CAPTURE(target);
         CAPTURE(body.substr(0, 80));

@@ -81,7 +81,8 @@ TEST_CASE("cli_run: every command reaches the service under each of its names") 
         {{"volume", "attach", "--force", "db"}, "attach db force", "epoch 8"},
         {{"volume", "detach", "db"}, "detach db", "volume db detached"},
     };
-    for (const auto& [words, wanted_call, says] : cases) {
+    for (const auto& [its_words, wanted_call, says] : cases) {
+        const auto& words = its_words;  // clang 14 cannot capture a structured binding
         CAPTURE(words);
         fake_service served;
         served.volumes.emplace("db", sample_volume("db"));
@@ -121,7 +122,8 @@ TEST_CASE("cli_run: every refusal of weftd has its exit status and its text on s
         {errc::no_space, 1},         {errc::io_failed, 1},   {errc::corrupt, 1},        {errc::stale_epoch, 1},
         {errc::no_quorum, 7},        {errc::unavailable, 7}, {errc::timed_out, 7},      {errc::outcome_unknown, 7},
         {errc::unsupported, 1},      {errc::conflict, 7},    {errc::shutting_down, 7}};
-    for (const auto& [code, exit] : table) {
+    for (const auto& [its_code, exit] : table) {
+        const auto& code = its_code;  // clang 14 cannot capture a structured binding
         CAPTURE(to_string(code));
         fake_service served;
         served.failures["remove"] = {code, "volume 'db' is what it is"};
@@ -193,7 +195,8 @@ TEST_CASE("cli_run: wrong command lines are named, exit 2 and ask nothing") {
         {{"help", "frobnicate"}, "there is no command 'frobnicate'"},
         {{"help", "volume", "frobnicate"}, "there is no command 'volume frobnicate'"},
     };
-    for (const auto& [words, says] : cases) {
+    for (const auto& [its_words, says] : cases) {
+        const auto& words = its_words;  // clang 14 cannot capture a structured binding
         CAPTURE(words);
         fake_service served;
         const typed seen = type(served, words);
@@ -211,13 +214,14 @@ TEST_CASE("cli_run: names that weftd refuses arrive there unharmed") {
     struct bad_case {
         std::string name, says;
     };
-    for (const auto& [name, says] : std::vector<bad_case>{{"a/b", "'a/b' is not a volume name"},
+    for (const auto& [its_name, says] : std::vector<bad_case>{{"a/b", "'a/b' is not a volume name"},
                                                           {"..", "'..' is not a volume name"},
                                                           {"a\nb", "'a\\nb' is not a volume name"},
                                                           {"a%2Fb", "'a%2Fb' is not a volume name"},
                                                           {"a?b=c", "'a?b=c' is not a volume name"},
                                                           {"sch\xc3\xb6n", "a character that is not ASCII"},
                                                           {std::string(300, 'x'), "it has 300 characters"}}) {
+        const auto& name = its_name;  // clang 14 cannot capture a structured binding
         CAPTURE(name);
         for (const char* command : {"create", "inspect", "rm", "attach", "detach"}) {
             CAPTURE(command);

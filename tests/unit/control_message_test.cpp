@@ -121,7 +121,8 @@ TEST_CASE("control_message: nonsense is refused, naming what is wrong") {
         {R"({"type":"detached","equal":"yes"})", "equal"},
         {std::string(10000, '['), "JSON"},
     };
-    for (const auto& [line, named] : cases) {
+    for (const auto& [its_line, named] : cases) {
+        const auto& line = its_line;  // clang 14 cannot capture a structured binding
         CAPTURE(line);
         const auto decoded = decode_control(line);
         REQUIRE(decoded.has_error());
@@ -160,7 +161,8 @@ TEST_CASE("attach_config: bad configurations are refused, naming the field") {
         {good.substr(0, good.size() / 2), "JSON"},
         {"", "JSON"},
     };
-    for (const auto& [text, named] : cases) {
+    for (const auto& [its_text, named] : cases) {
+        const auto& text = its_text;  // clang 14 cannot capture a structured binding
         CAPTURE(text);
         const auto decoded = decode_attach_config(text);
         REQUIRE(decoded.has_error());

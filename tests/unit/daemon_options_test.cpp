@@ -77,7 +77,8 @@ TEST_CASE("daemon_options: bad files are refused, naming the key and what is wro
         {"node = n1\nhost = 0.0.0.0\nstore = sqlite:/x\n", "cannot connect"},
         {minimal + "what is this\n", "what is this"},
     };
-    for (const auto& [text, expected] : cases) {
+    for (const auto& [its_text, expected] : cases) {
+        const auto& text = its_text;  // clang 14 cannot capture a structured binding
         CAPTURE(text);
         const auto options = parse(text);
         REQUIRE(options.has_error());

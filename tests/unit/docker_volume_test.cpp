@@ -225,7 +225,9 @@ TEST_CASE("docker_volume: bad input has a message of its own and reaches no serv
         {"Get", R"({"Name":"a/b"})", "no such volume: 'a/b'"},
         {"Path", R"({"Name":"a/b"})", "no such volume: 'a/b'"},
     };
-    for (const auto& [call, body, says] : cases) {
+    for (const auto& [its_call, its_body, says] : cases) {
+        const auto& call = its_call;  // clang 14 cannot capture a structured binding
+        const auto& body = its_body;  // clang 14 cannot capture a structured binding
         CAPTURE(call);
         CAPTURE(body.substr(0, 80));
         fake_service served;
