@@ -35,6 +35,7 @@ all: $(PLUGINS) $(PROGRAMS) ## Build the two nbdkit plugins, weftd and weft
 help: ## This text
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PRECIOUS: $(BUILD)/%.o
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo "  CXX   $<"
