@@ -53,10 +53,10 @@ def _remove_owned(path):
 
 
 def destroy(path, timeout=30):
-    """Takes away all that belongs to a workspace, then the workspace."""
+    """Takes away all that belongs to a workspace, then the workspace. Caller holds <root>/.lock."""
     belongings.take_away(path, timeout)
     _remove_owned(path)
-    shutil.rmtree(path, ignore_errors=False)
+    shutil.rmtree(path)
 
 
 def sweep():
@@ -121,7 +121,11 @@ class Workspace:
                 _remove_owned(self.path)
                 print(f"kept for a look: {self.path}", file=sys.stderr)
             else:
-                destroy(self.path)
+                belongings.take_away(self.path)
+                _remove_owned(self.path)
+                # Our lock file goes with the rest: nobody may sweep what then looks abandoned.
+                with _locked(ROOT / ".lock", wait=True):
+                    shutil.rmtree(self.path)
         finally:
             self._lock.close()
             signal.signal(signal.SIGINT, ignored[signal.SIGINT])
