@@ -65,6 +65,9 @@ public:
     /// Connects to a server that an earlier weftd started.
     void adopt(attachment& of, const core::attach_config& config, const process_identity& server);
 
+    /// Drops the connection to the server, which lives on.
+    void disconnect(attachment& of);
+
     /// Nobody's mount namespace but ours has the file system. "Cannot know" is an error.
     result<std::string> holders(const attachment& of) const;
     [[nodiscard]] std::filesystem::path mount_target(const volume_id& id) const;
@@ -74,7 +77,6 @@ private:
     result<volume_record> become_writer(const volume_record& record, bool force);
     status start_server(attachment& of, const volume_record& before, const volume_record& now);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
-    void disconnect(attachment& of);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);
 

@@ -49,8 +49,8 @@ public:
     /// Until every extent is serving. Errors: timed_out (the text says what it waits for), stale_epoch (fenced),
     /// unavailable (the server is gone or lost), shutting_down.
     status wait_serving(std::chrono::milliseconds time);
-    /// R11: asks for a detach and waits until everything is flushed. May be called again. True: every up_to_date replica
-    /// is equal, so the record may say clean; false: a recovery (R7) had not come to its end. Errors: as above.
+    /// R11: asks for a detach and waits until everything is flushed. May be called again. True: every up_to_date
+    /// replica is equal, so the record may say clean; false: a recovery (R7) had not come to its end. Errors: as above.
     result<bool> detach(std::chrono::milliseconds time);
 
     /// The process exited: waits end.

@@ -86,9 +86,7 @@ public:
           lease_(lease_connection_, options.node.str(), std::move(holder), options.lease_ttl,
                  [this](const std::string& trouble) { on_lease_trouble(trouble); }),
           table_(options.state_dir),
-          wake_([this] {
-              if (reconciler_) reconciler_->wake();
-          }),
+          wake_([this] { wake_gate_.wake(); }),
           proposals_(records_, events_, options.node, wake_),
           volumes_({options_, cluster_, cache_, records_, events_, lease_, table_, proposals_, exits_, wake_}),
           drives_({options_, cluster_, cache_, records_, events_, exits_, wake_}),
@@ -96,8 +94,7 @@ public:
           agent_({options_, cache_, records_, events_, volumes_, catalog_, drives_}),
           docker_(agent_),
           admin_(agent_),
-          reconciler_(std::make_unique<reconciler>(
-              reconciler::environment{options_, cluster_, cache_, events_, volumes_, drives_})) {}
+          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, wake_gate_}) {}
 
     status start();
     void stop();
@@ -115,6 +112,7 @@ private:
     event_log events_;
     lease_keeper lease_;
     attachment_table table_;
+    wake_gate wake_gate_;
     const std::function<void()> wake_;
     proposal_desk proposals_;
     exit_watcher exits_;
@@ -124,7 +122,7 @@ private:
     node_agent agent_;
     docker_volume docker_;
     admin admin_;
-    std::unique_ptr<reconciler> reconciler_;
+    reconciler reconciler_;
     std::unique_ptr<unix_http_server> docker_socket_;
     std::unique_ptr<unix_http_server> admin_socket_;
 };
@@ -182,7 +180,7 @@ status daemon::start() {
     drives_.adopt();
     volumes_.adopt();
     TRY(open_sockets());
-    reconciler_->start();
+    reconciler_.start();
     log(log_level::info, "weftd", "started",
         {{"version", WEFT_VERSION}, {"node", options_.node.str()}, {"docker-plugin", options_.docker_plugin}});
     return ok();
@@ -193,7 +191,10 @@ void daemon::stop() {
     cache_.stop_waiting();
     if (docker_socket_) docker_socket_->stop();
     if (admin_socket_) admin_socket_->stop();
-    reconciler_->stop();
+    reconciler_.stop();
+    // From here on nobody calls back: what the callbacks use may be destroyed.
+    volumes_.let_go();
+    drives_.let_go();
     log(log_level::info, "weftd", "stopped; what is attached stays attached", {{"node", options_.node.str()}});
 }
 

@@ -106,6 +106,16 @@ void drive_keeper::adopt() {
     }
 }
 
+void drive_keeper::let_go() {
+    std::map<drive_id, server_state> servers;
+    {
+        const std::lock_guard lock(mutex_);
+        servers.swap(servers_);
+    }
+    for (const auto& [id, state] : servers)
+        if (state.token != 0) env_.exits.forget(state.token);
+}
+
 bool drive_keeper::serving(const drive_id& id) const {
     const std::lock_guard lock(mutex_);
     const auto found = servers_.find(id);

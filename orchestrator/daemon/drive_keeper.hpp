@@ -40,6 +40,8 @@ public:
 
     /// Finds the servers that run, at start-up.
     void adopt();
+    /// Stops watching the servers, which live on; no callback comes afterwards. No call may run.
+    void let_go();
 
     result<drive_record> add(const std::string& path);
     status remove(const std::string& id_or_path);

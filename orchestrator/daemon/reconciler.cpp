@@ -33,7 +33,7 @@ void reconciler::start() {
 void reconciler::stop() {
     stopping_ = true;
     env_.cluster.interrupt();
-    wake_.wake();
+    env_.news.wake();
     if (watcher_.joinable()) watcher_.join();
     if (planner_.joinable()) planner_.join();
     tasks_.stop();
@@ -56,7 +56,7 @@ void reconciler::watch_store() {
         if (now.has_value()) seen = *now;
         if (troubles_.ends("store")) log(log_level::info, "store", "the cluster store answers");
         if (!news) continue;
-        wake_.wake();
+        env_.news.wake();
         if (const auto saved = env_.cache.save(); saved.has_error() && troubles_.begins("copy", saved.error().text))
             log(log_level::warning, "store", "cannot write the copy of the records", {{"error", saved.error().text}});
     }
@@ -65,7 +65,7 @@ void reconciler::watch_store() {
 void reconciler::plan_forever() {
     while (!stopping_) {
         plan_once();
-        wake_.wait_for(std::min(tick, env_.drives.next_start().value_or(tick)));
+        env_.news.wait_for(std::min(tick, env_.drives.next_start().value_or(tick)));
     }
 }
 

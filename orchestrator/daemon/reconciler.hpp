@@ -28,14 +28,13 @@ public:
         event_log& events;
         volume_keeper& volumes;
         drive_keeper& drives;
+        wake_gate& news;  // somebody says there: something changed that a plan may depend on
     };
     explicit reconciler(environment around);
     ~reconciler();
     reconciler(const reconciler&) = delete;
     reconciler& operator=(const reconciler&) = delete;
 
-    /// Something changed that a plan may depend on. Any thread, never blocks.
-    void wake() { wake_.wake(); }
     void start();
     /// Ends the threads and waits for running actions, which must have been told to give up.
     void stop();
@@ -51,7 +50,6 @@ private:
     void measure_drives(const cluster_view& view);
 
     const environment env_;
-    wake_gate wake_;
     std::atomic<bool> stopping_{false};
     std::chrono::nanoseconds measured_at_{0};  // planner's thread only
     trouble_board troubles_;

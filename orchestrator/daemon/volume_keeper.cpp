@@ -85,6 +85,10 @@ void volume_keeper::give_up() {
         if (const auto link = of->current_link()) link->give_up();
 }
 
+void volume_keeper::let_go() {
+    for (const auto& of : env_.table.all()) steps_.disconnect(*of);
+}
+
 result<volume_record> volume_keeper::record_for(const std::string& name, bool force) {
     TRY(check_volume_name(name));
     auto held = env_.records.read(name);

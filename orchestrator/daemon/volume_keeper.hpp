@@ -26,6 +26,8 @@ public:
     void adopt();
     /// Waiting calls return with shutting_down.
     void give_up();
+    /// Drops the connections to the volume servers, which live on; no callback comes afterwards. No call may run.
+    void let_go();
 
     result<std::string> mount(const std::string& name, const std::string& mount_id);
     status unmount(const std::string& name, const std::string& mount_id);
