@@ -22,7 +22,7 @@ objects = $(patsubst %.cpp,$(BUILD)/%.o,$(call sources,$(1)))
 archive = $(BUILD)/lib/$(subst /,-,$(1)).a
 
 BACKEND := $(call archive,nbd-backend/io) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
-ORCHESTRATOR := $(call archive,orchestrator/api) $(call archive,orchestrator/io) $(call archive,orchestrator/core) $(BACKEND)
+ORCHESTRATOR := $(foreach l,api io core,$(call archive,orchestrator/$(l))) $(BACKEND)
 BOOST := -lboost_json -lboost_system
 
 PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-plugin.so

@@ -79,8 +79,8 @@ struct notice_message {
     notice what;
 };
 struct detached_message {
-    /// R11: every replica that the record calls up_to_date is equal and flushed. False when a recovery (R7) had not come
-    /// to its end: the writer may be released, but the record must not say clean.
+    /// R11: every replica that the record calls up_to_date is equal and flushed. False when a recovery (R7) had not
+    /// come to its end: the writer may be released, but the record must not say clean.
     bool equal = true;
 };
 struct get_status_message {};

@@ -127,7 +127,7 @@ void engine::impl::fail_everything(engine_state how, const std::string& why, act
 void engine::impl::detach(actions& out) {
     if (state_ == engine_state::detaching || state_ == engine_state::detached || over()) return;
     if (state_ == engine_state::fencing) {
-        // Nothing was served, so nothing is in flight and nothing needs a flush; the replicas are as equal as they were.
+        // Nothing was served: nothing is in flight, nothing needs a flush, the replicas are as equal as they were.
         for (const std::uint32_t index : std::exchange(parked_, {})) {
             jobs_[index].error = ESHUTDOWN;
             finish(index, out);

@@ -13,7 +13,7 @@
 //   E4  A read is sent only to a slot that the record calls up_to_date, whose link is up, and that no failure has
 //       touched since.
 //   E5  An application's buffer is not referenced by any op after its completion was returned.
-//   E6  The engine proposes a demotion only while min_replicas other up_to_date slots (at least one) are reachable (R4).
+//   E6  A demotion is proposed only while min_replicas other up_to_date slots (at least one) are reachable (R4).
 #pragma once
 
 #include <deque>

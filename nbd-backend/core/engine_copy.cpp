@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copying under the range lock: recovery (R7), resync (R8) and repair in place (R10). See engine_impl.hpp.
 //
-// One copy makes one range equal on its targets: claim the range ─▶ block status of a source ─▶ for each stretch: a hole
-// is zeroed on the targets (holes stay holes), data is read from a source and written ─▶ give the claim back. A source
-// that goes away is replaced; its target, a resyncing replica, ends the copy when it goes away.
+// One copy makes one range equal on its targets: claim the range ─▶ block status of a source ─▶ for each stretch: a
+// hole is zeroed on the targets (holes stay holes), data is read from a source and written ─▶ give the claim back. A
+// source that goes away is replaced; its target, a resyncing replica, ends the copy when it goes away.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -255,8 +255,8 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
         // on every replica, so nobody can read different bytes there.
         if (it.purpose != copy_purpose::recovery) {
             if (it.purpose == copy_purpose::resync)
-                fail_link(it.target, fmt::format("{} bytes at {} can be read from no replica", done.length, done.offset),
-                          out);
+                fail_link(it.target,
+                          fmt::format("{} bytes at {} can be read from no replica", done.length, done.offset), out);
             end_copy(index, false, out);
             return;
         }

@@ -109,8 +109,8 @@ void engine::impl::run(std::uint32_t index, actions& out) {
         run_change(index, it.owner == job_owner::promotion ? bit(it.copy) : required_slots(), out);
 }
 
-/// Sends a change or flush to `targets`. A required replica that cannot be reached now is owed the change (R4); one that
-/// is only being resynced and cannot be reached will be copied to again.
+/// Sends a change or flush to `targets`. A required replica that cannot be reached now is owed the change (R4); one
+/// that is only being resynced and cannot be reached will be copied to again.
 void engine::impl::run_change(std::uint32_t index, slot_mask targets, actions& out) {
     for (slot_index i = 0; i < max_slots; ++i) {
         if ((targets & bit(i)) == 0) continue;

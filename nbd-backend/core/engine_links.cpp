@@ -3,7 +3,7 @@
 //
 // A required replica whose link is lost (time runs down):
 //
-//   lost ──▶ what it had in flight is owed ──▶ back within the reconnect window, same kernel ──▶ owed ops are sent again
+//   lost ──▶ what it had in flight is owed ──▶ back within the reconnect window, same kernel ──▶ they are sent again
 //                                          └─▶ window over, refused or hung ──▶ propose `outdated`
 //                                                 committed ──▶ owed ops released, later: resync (R8)
 //                                                 refused   ──▶ still owed; asked again

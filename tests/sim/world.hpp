@@ -2,12 +2,12 @@
 // A small world around one extent's engine: replica servers, network, record and clients, single-threaded under a seed.
 // The engine is the production object, unchanged.
 //
-// Faults: a server's process dies and returns, its kernel dies and returns (what was not flushed may be gone), it hangs,
-// its connection is cut with ops still on their way, the record does not answer or commits without answering, the writer
-// dies and another epoch takes over while the old writer still runs.
+// Faults: a server's process dies and returns, its kernel dies and returns (what was not flushed may be gone), it
+// hangs, its connection is cut with ops still on their way, the record does not answer or commits without answering,
+// the writer dies and another epoch takes over while the old writer still runs.
 //
-// Checked after every read and at the end: the four laws of design.md, per block (see block_history). A violation throws
-// std::runtime_error with the seed's trace.
+// Checked after every read and at the end: the four laws of design.md, per block (see block_history). A violation
+// throws std::runtime_error with the seed's trace.
 #pragma once
 
 #include <cstdint>

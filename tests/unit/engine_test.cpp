@@ -434,7 +434,7 @@ TEST_CASE("engine: R7 a restart seen at attach is remembered over a reconnect") 
 }
 
 // Bug guarded against: only this writer's own unflushed changes counted.
-TEST_CASE("engine: R7 a host that restarts after a takeover may have forgotten what the writer before had acknowledged") {
+TEST_CASE("engine: R7 a host that restarts after a takeover may have forgotten what the last writer acknowledged") {
     engine_script s({good, good}, false);
     s.up(0);
     s.up(1);
