@@ -50,7 +50,7 @@ std::string dump(std::span<const std::byte> bytes) {
     for (std::size_t line = 0; line < bytes.size(); line += 16) {
         const auto row = bytes.subspan(line, 16);
         if (std::all_of(row.begin(), row.end(), [](std::byte b) { return b == std::byte{0}; })) continue;
-        char word[16];
+        char word[24];
         (void)std::snprintf(word, sizeof word, "%04zx ", line);
         text += word;
         for (const auto b : row) {
