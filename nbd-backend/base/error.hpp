@@ -16,18 +16,18 @@ enum class errc {
     invalid_argument = 1,  // the caller's input is wrong; nothing was changed
     not_found,
     already_exists,
-    busy,             // in use by somebody else; the text names who
+    busy,  // in use by somebody else; the text names who
     no_space,
-    io_failed,        // the operating system refused; os_errno says why
-    corrupt,          // stored bytes contradict their checksum or their grammar
-    stale_epoch,      // R5: a higher epoch exists; never retry under the old one
-    no_quorum,        // too few up_to_date replicas, nodes or drives to go on
-    unavailable,      // the store or a peer does not answer now; try again later
+    io_failed,    // the operating system refused; os_errno says why
+    corrupt,      // stored bytes contradict their checksum or their grammar
+    stale_epoch,  // R5: a higher epoch exists; never retry under the old one
+    no_quorum,    // too few up_to_date replicas, nodes or drives to go on
+    unavailable,  // the store or a peer does not answer now; try again later
     timed_out,
     outcome_unknown,  // the change may or may not have been made; read before acting
     unsupported,
     shutting_down,
-    conflict,         // compare-and-swap lost; read again and decide again
+    conflict,  // compare-and-swap lost; read again and decide again
 };
 
 /// The code's name as it appears in logs and JSON ("stale_epoch").

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Strong identifiers: a node's name cannot be passed where a replica's id is wanted.
 //
-// Each is a string validated elsewhere (grammar in orchestrator/core/names.hpp and `is_uuid` below). Values; any thread.
+// Each is a string validated elsewhere (grammar in orchestrator/core/names.hpp and `is_uuid` below). Values; any
+// thread.
 #pragma once
 
 #include <compare>

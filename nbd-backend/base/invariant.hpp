@@ -16,8 +16,8 @@ namespace weft {
 }  // namespace weft
 
 /// INVARIANT(condition, "format {}", args...)
-#define INVARIANT(condition, ...)                                                                              \
-    do {                                                                                                       \
-        if (!(condition)) [[unlikely]]                                                                         \
-            ::weft::invariant_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__));              \
+#define INVARIANT(condition, ...)                                                                 \
+    do {                                                                                          \
+        if (!(condition)) [[unlikely]]                                                            \
+            ::weft::invariant_failed(__FILE__, __LINE__, #condition, ::fmt::format(__VA_ARGS__)); \
     } while (false)

@@ -28,8 +28,8 @@ constexpr std::string_view to_string(replica_state state) noexcept {
 
 /// Errors: corrupt, naming the text.
 inline result<replica_state> parse_replica_state(std::string_view text) {
-    for (const auto state : {replica_state::failed, replica_state::inconsistent, replica_state::outdated,
-                             replica_state::up_to_date})
+    for (const auto state :
+         {replica_state::failed, replica_state::inconsistent, replica_state::outdated, replica_state::up_to_date})
         if (to_string(state) == text) return state;
     return error{errc::corrupt, "'" + std::string(text.substr(0, 40)) + "' is not a replica state"};
 }

@@ -23,7 +23,9 @@ public:
 using status = result<void>;
 
 /// Success without a value.
-inline status ok() { return {}; }
+inline status ok() {
+    return {};
+}
 
 }  // namespace weft
 
@@ -31,10 +33,9 @@ inline status ok() { return {}; }
 #define WEFT_CONCAT(a, b) WEFT_CONCAT_(a, b)
 
 /// TRY(expr): evaluate a result, return its error to the caller, drop the value.
-#define TRY(expr)                                                        \
-    do {                                                                 \
-        if (auto weft_try_result = (expr); weft_try_result.has_error())  \
-            return std::move(weft_try_result).error();                   \
+#define TRY(expr)                                                                                                  \
+    do {                                                                                                           \
+        if (auto weft_try_result = (expr); weft_try_result.has_error()) return std::move(weft_try_result).error(); \
     } while (false)
 
 /// TRY_ASSIGN(auto x, expr): evaluate a result, return its error to the caller, else bind its value.

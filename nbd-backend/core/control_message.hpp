@@ -43,7 +43,7 @@ struct extent_members {
 
 /// What weftd writes into <runtime>/volumes/<id>/attach.json before it starts the volume server, mode 0600.
 struct attach_config {
-    std::string volume;      // name, for logs
+    std::string volume;  // name, for logs
     volume_id id;
     std::uint64_t epoch = 0;
     bool clean = false;

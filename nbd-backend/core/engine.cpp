@@ -68,8 +68,8 @@ void engine::impl::submit(const request& what, actions& out) {
         out.complete.push_back({what.cookie, refused});
         return;
     }
-    const std::uint32_t index = new_job(what.kind, job_owner::application, sized ? what.offset : 0,
-                                        sized ? what.length : 0, what.data);
+    const std::uint32_t index =
+        new_job(what.kind, job_owner::application, sized ? what.offset : 0, sized ? what.length : 0, what.data);
     job& it = jobs_[index];
     it.fua = what.fua;
     it.cookie = what.cookie;
@@ -209,8 +209,8 @@ void engine::impl::settle(actions& out) {
     const bool holding = owed_total_ > 0 || !reads_later_.empty();
     if (holding && hold_since_ == never) hold_since_ = now_;
     if (!holding && hold_since_ != never) {
-        longest_hold_ = std::max(longest_hold_,
-                                 std::chrono::duration_cast<std::chrono::milliseconds>(now_ - hold_since_));
+        longest_hold_ =
+            std::max(longest_hold_, std::chrono::duration_cast<std::chrono::milliseconds>(now_ - hold_since_));
         hold_since_ = never;
     }
 }
@@ -315,9 +315,17 @@ void engine::on_tick(instant now, actions& out) {
     impl_->settle(out);
 }
 
-instant engine::next_tick() const { return impl_->next_tick(); }
-engine_state engine::state() const { return impl_->state_; }
-engine_status engine::status(instant now) const { return impl_->status(now); }
-const replica_id& engine::replica_in(slot_index slot) const { return impl_->slots_.at(slot).member.id; }
+instant engine::next_tick() const {
+    return impl_->next_tick();
+}
+engine_state engine::state() const {
+    return impl_->state_;
+}
+engine_status engine::status(instant now) const {
+    return impl_->status(now);
+}
+const replica_id& engine::replica_in(slot_index slot) const {
+    return impl_->slots_.at(slot).member.id;
+}
 
 }  // namespace weft::core

@@ -206,8 +206,8 @@ void engine::impl::continue_copy(std::uint32_t index, actions& out) {
     }
     if (it.at == it.stretches.size()) {
         const auto left = static_cast<std::uint32_t>(it.length - it.position);
-        const std::uint32_t query = new_job(op_kind::block_status, job_owner::copy, it.offset + it.position, left,
-                                            nullptr);
+        const std::uint32_t query =
+            new_job(op_kind::block_status, job_owner::copy, it.offset + it.position, left, nullptr);
         jobs_[query].copy = index;
         run(query, out);
         return;
@@ -218,8 +218,8 @@ void engine::impl::continue_copy(std::uint32_t index, actions& out) {
         return;
     }
     const auto length = static_cast<std::uint32_t>(std::min<std::uint64_t>(piece.length, config_.piece_bytes));
-    const std::uint32_t fetch = new_job(op_kind::read, job_owner::copy, it.offset + it.position, length,
-                                        it.buffer.data());
+    const std::uint32_t fetch =
+        new_job(op_kind::read, job_owner::copy, it.offset + it.position, length, it.buffer.data());
     jobs_[fetch].copy = index;
     if (it.purpose == copy_purpose::repair) jobs_[fetch].tried = bit(it.target);
     run(fetch, out);
@@ -234,8 +234,8 @@ void engine::impl::take_stretches(copy& it, const std::vector<stretch>& told) {
     std::uint64_t end = 0;
     for (const stretch& one : told) {
         told_end = std::min(told_end + one.length, all);
-        const std::uint64_t edge = one.hole ? told_end / block_bytes * block_bytes
-                                            : (told_end + block_bytes - 1) / block_bytes * block_bytes;
+        const std::uint64_t edge =
+            one.hole ? told_end / block_bytes * block_bytes : (told_end + block_bytes - 1) / block_bytes * block_bytes;
         if (edge <= end) continue;
         it.stretches.push_back({edge - end, one.hole});
         end = edge;
@@ -270,9 +270,7 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
             granted_.push_back(index | copy_owner);
             break;
         }
-        case op_kind::read:
-            copy_out(index, op_kind::write, done.length, done.answered, out);
-            break;
+        case op_kind::read: copy_out(index, op_kind::write, done.length, done.answered, out); break;
         default: {
             it.position += done.length;
             stretch& piece = it.stretches[it.at];

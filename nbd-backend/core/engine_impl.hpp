@@ -22,7 +22,9 @@
 
 namespace weft::core {
 
-constexpr slot_mask bit(std::size_t slot) { return static_cast<slot_mask>(1U << slot); }
+constexpr slot_mask bit(std::size_t slot) {
+    return static_cast<slot_mask>(1U << slot);
+}
 
 class engine::impl {
 public:
@@ -42,7 +44,7 @@ public:
         job_phase phase = job_phase::idle;
         op_kind kind = op_kind::read;
         bool fua = false;
-        bool claimed = false;          // `claim` is registered
+        bool claimed = false;  // `claim` is registered
         slot_mask in_flight = 0;
         slot_mask owed = 0;
         slot_mask tried = 0;           // reads: slots that answered with an error
@@ -53,7 +55,7 @@ public:
         std::uint64_t offset = 0;
         std::byte* data = nullptr;
         void* cookie = nullptr;
-        std::uint32_t copy = nobody;   // owner copy: which; owner promotion: the slot
+        std::uint32_t copy = nobody;  // owner copy: which; owner promotion: the slot
         range_lock::ticket claim = 0;
         std::array<std::uint32_t, max_slots> previous{};
         std::array<std::uint32_t, max_slots> next{};
@@ -71,30 +73,30 @@ public:
 
     struct slot {
         bool used = false;
-        bool removed = false;          // no longer in the record; freed when its link is down
+        bool removed = false;  // no longer in the record; freed when its link is down
         replica_member member;
         link_state link = link_state::down;
         std::uint64_t session = 0;
-        std::string boot_id;           // of the server's kernel, as last seen
-        bool suspect = false;          // its kernel restarted with unflushed changes: not a source until recovered
-        bool lost_changes = false;     // its kernel restarted: what it acknowledged and did not flush may be gone
-        bool syncing = false;          // R8: receives all new changes
-        bool promoting = false;        // R8: everything copied; its answers are required from here on
-        std::uint64_t proposal = 0;    // pending proposal's id, 0 = none
+        std::string boot_id;         // of the server's kernel, as last seen
+        bool suspect = false;        // its kernel restarted with unflushed changes: not a source until recovered
+        bool lost_changes = false;   // its kernel restarted: what it acknowledged and did not flush may be gone
+        bool syncing = false;        // R8: receives all new changes
+        bool promoting = false;      // R8: everything copied; its answers are required from here on
+        std::uint64_t proposal = 0;  // pending proposal's id, 0 = none
         replica_state proposed = replica_state::outdated;
-        instant demote_at = never;     // when the reconnect window ends
-        instant retry_at = never;      // when to connect again
+        instant demote_at = never;  // when the reconnect window ends
+        instant retry_at = never;   // when to connect again
         std::chrono::milliseconds backoff{0};
-        std::string trouble;           // why the link failed, for the reason of a demotion
+        std::string trouble;  // why the link failed, for the reason of a demotion
         job_list flight;
         job_list owed;
         std::uint64_t changes_done = 0;     // answered changes, without those that were FUA
         std::uint64_t changes_flushed = 0;  // how many of them a later flush covered
         instant resync_at = never;          // a resync that the replica refused is tried again then
         std::chrono::milliseconds resync_backoff{resync_backoff_min};
-        region_set todo;               // R8: chunks still to copy
+        region_set todo;  // R8: chunks still to copy
         std::uint64_t cursor = 0;
-        std::uint32_t copies = 0;      // in flight for this slot
+        std::uint32_t copies = 0;  // in flight for this slot
         std::uint64_t copied_bytes = 0;
     };
 
@@ -103,16 +105,16 @@ public:
         bool used = false;
         bool cancelled = false;
         copy_purpose purpose = copy_purpose::recovery;
-        slot_index target = 0;          // resync, repair
-        std::uint64_t session = 0;      // of the target, resync and repair: another session ends the copy
-        std::uint64_t chunk = 0;        // recovery, resync
-        std::uint64_t offset = 0;       // of the range
+        slot_index target = 0;      // resync, repair
+        std::uint64_t session = 0;  // of the target, resync and repair: another session ends the copy
+        std::uint64_t chunk = 0;    // recovery, resync
+        std::uint64_t offset = 0;   // of the range
         std::uint64_t length = 0;
-        std::uint64_t position = 0;     // bytes of the range done
+        std::uint64_t position = 0;  // bytes of the range done
         range_lock::ticket claim = 0;
-        std::vector<stretch> stretches; // of what is left, from `position`
-        std::size_t at = 0;             // index into stretches
-        slot_mask told_by = 0;          // where the stretches came from: a hole there is to be a hole elsewhere
+        std::vector<stretch> stretches;  // of what is left, from `position`
+        std::size_t at = 0;              // index into stretches
+        slot_mask told_by = 0;           // where the stretches came from: a hole there is to be a hole elsewhere
         std::vector<std::byte> buffer;
     };
     struct repair_wish {
@@ -200,9 +202,7 @@ public:
     void on_promotion_flushed(slot_index index, int error, actions& out);
     std::uint64_t chunk_length(std::uint64_t chunk) const;
 
-    void note(actions& out, notice::level level, std::string text) {
-        out.notices.push_back({level, std::move(text)});
-    }
+    void note(actions& out, notice::level level, std::string text) { out.notices.push_back({level, std::move(text)}); }
     std::string describe(slot_index index) const;
 
     engine_config config_;
@@ -215,17 +215,17 @@ public:
     std::vector<std::uint32_t> parked_;       // application jobs that came before serving
     std::vector<std::uint32_t> reads_later_;  // reads that no reachable replica can serve now
     std::uint32_t application_jobs_ = 0;
-    std::vector<stretch> last_stretches_;     // of the answer that is being handled
+    std::vector<stretch> last_stretches_;  // of the answer that is being handled
 
     range_lock locks_;
-    std::vector<std::uint32_t> granted_;      // owners; copies have copy_owner set
+    std::vector<std::uint32_t> granted_;  // owners; copies have copy_owner set
     static constexpr std::uint32_t copy_owner = 0x80000000U;
 
     std::vector<copy> copies_;
-    region_set unrecovered_;                  // R7
-    std::deque<std::uint64_t> wanted_chunks_; // R7: an application waits for these
+    region_set unrecovered_;                   // R7
+    std::deque<std::uint64_t> wanted_chunks_;  // R7: an application waits for these
     std::uint64_t recovery_cursor_ = 0;
-    region_set recovering_;                   // chunks with a recovery copy in flight
+    region_set recovering_;  // chunks with a recovery copy in flight
     std::vector<std::uint32_t> recovery_waiters_;
     bool recovery_waiters_due_ = false;
     std::vector<repair_wish> repairs_;

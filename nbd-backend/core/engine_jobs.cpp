@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Jobs: sending to replicas, collecting answers, completing (R3, R9, R10). See engine_impl.hpp.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
-
-#include <fmt/format.h>
 
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/engine_impl.hpp"
@@ -81,8 +81,7 @@ slot_mask engine::impl::readable() const {
 /// Is there an up_to_date replica besides `tried` that may become reachable again?
 bool engine::impl::readable_later(slot_mask tried) const {
     for (std::size_t i = 0; i < max_slots; ++i)
-        if (slots_[i].used && slots_[i].member.state == replica_state::up_to_date && (tried & bit(i)) == 0)
-            return true;
+        if (slots_[i].used && slots_[i].member.state == replica_state::up_to_date && (tried & bit(i)) == 0) return true;
     return false;
 }
 
@@ -188,8 +187,8 @@ void engine::impl::send(std::uint32_t index, slot_index to, actions& out) {
     it.sent_at[to] = now_;
     it.flush_mark[to] = target.changes_done;
     append(target.flight, index, to);
-    out.send.push_back({to, target.session, op_id(index, it.generation, to, target.session), it.kind, it.fua,
-                        it.offset, it.length, it.data});
+    out.send.push_back({to, target.session, op_id(index, it.generation, to, target.session), it.kind, it.fua, it.offset,
+                        it.length, it.data});
 }
 
 void engine::impl::owe(std::uint32_t index, slot_index to) {

@@ -89,8 +89,8 @@ void engine::impl::welcome_back(slot_index index, actions& out) {
 }
 
 /// A required replica is back under another kernel, and changes that it had acknowledged were not flushed: they may be
-/// gone. Demote it as soon as that is allowed; where min_replicas forbids it, make it equal again from a replica that has
-/// them; if the record trusts no such replica, they are lost.
+/// gone. Demote it as soon as that is allowed; where min_replicas forbids it, make it equal again from a replica that
+/// has them; if the record trusts no such replica, they are lost.
 void engine::impl::on_rebooted(slot_index index, actions& out) {
     slot& it = slots_[index];
     it.demote_at = never;
@@ -204,8 +204,8 @@ bool engine::impl::may_demote(slot_index index) const {
     std::uint32_t others = 0;
     for (slot_index i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
-        if (i != index && it.used && !it.removed && it.member.state == replica_state::up_to_date &&
-            it.proposal == 0 && it.link == link_state::up && !it.suspect && !it.lost_changes)
+        if (i != index && it.used && !it.removed && it.member.state == replica_state::up_to_date && it.proposal == 0 &&
+            it.link == link_state::up && !it.suspect && !it.lost_changes)
             ++others;
     }
     return others >= std::max(config_.min_replicas, 1U);
@@ -328,8 +328,8 @@ void engine::impl::on_membership(const std::vector<replica_member>& members, act
     for (slot_index i = 0; i < max_slots; ++i) {
         slot& it = slots_[i];
         if (!it.used || it.removed) continue;
-        const bool listed = std::any_of(members.begin(), members.end(),
-                                        [&](const replica_member& m) { return m.id == it.member.id; });
+        const bool listed =
+            std::any_of(members.begin(), members.end(), [&](const replica_member& m) { return m.id == it.member.id; });
         if (listed) continue;
         it.removed = true;
         it.promoting = false;

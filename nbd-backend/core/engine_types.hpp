@@ -78,8 +78,8 @@ struct op_result {
 enum class link_action : std::uint8_t { connect, disconnect };
 
 /// connect: open every connection of the link as (replica, epoch, session) and answer with exactly one on_link_up or
-/// on_link_down. disconnect: close them, stop touching every buffer, and answer with exactly one on_link_down (also when
-/// the link dies by itself at that moment). After on_link_down no op of that session is reported any more.
+/// on_link_down. disconnect: close them, stop touching every buffer, and answer with exactly one on_link_down (also
+/// when the link dies by itself at that moment). After on_link_down no op of that session is reported any more.
 struct link_command {
     link_action action = link_action::connect;
     slot_index slot = 0;
@@ -87,17 +87,18 @@ struct link_command {
 };
 
 enum class link_loss : std::uint8_t {
-    dropped,  // could not connect, or the connection ended
-    fenced,   // the server knows a higher epoch than ours (R5)
-    unusable, // the server does not have this replica, or its size is wrong
+    dropped,   // could not connect, or the connection ended
+    fenced,    // the server knows a higher epoch than ours (R5)
+    unusable,  // the server does not have this replica, or its size is wrong
 };
 
 /// What a replica server says of itself when the link is up (from the export's description).
 struct link_hello {
     std::string boot_id;  // of the server's kernel: unflushed writes survive a restart of the server while it stays
-    /// The boot id under which the replica last admitted a change; empty if it never did. Another one than boot_id after
-    /// an unclean detach: acknowledged, unflushed writes may be missing there (R7 must not copy from it). Not the boot id
-    /// of the last fencing: a writer that fences, learns of the restart and dies would make the next one trust it.
+    /// The boot id under which the replica last admitted a change; empty if it never did. Another one than boot_id
+    /// after an unclean detach: acknowledged, unflushed writes may be missing there (R7 must not copy from it). Not the
+    /// boot id of the last fencing: a writer that fences, learns of the restart and dies would make the next one trust
+    /// it.
     std::string prior_boot_id;
 };
 
@@ -150,9 +151,9 @@ struct replica_member {
 };
 
 struct engine_config {
-    std::uint64_t size_bytes = 0;    // of the extent, multiple of block_bytes
-    std::uint32_t min_replicas = 1;  // R4: never demote below this many up_to_date replicas
-    bool clean = false;              // the last writer detached in order (R11): the replicas are equal
+    std::uint64_t size_bytes = 0;         // of the extent, multiple of block_bytes
+    std::uint32_t min_replicas = 1;       // R4: never demote below this many up_to_date replicas
+    bool clean = false;                   // the last writer detached in order (R11): the replicas are equal
     std::vector<replica_member> members;  // becomes slots 0..n-1
 
     std::chrono::milliseconds request_timeout{5000};   // an op older than this fails its replica (R4)
@@ -166,13 +167,13 @@ struct engine_config {
 };
 
 enum class engine_state : std::uint8_t {
-    fencing,   // R2: not one byte is served yet; requests wait
+    fencing,  // R2: not one byte is served yet; requests wait
     serving,
-    detaching, // no new requests; draining and flushing (R11)
-    detached,  // everything is on stable storage; the writer may be released
-    fenced,    // R5: all I/O failed for good
-    lost,      // acknowledged, unflushed writes are gone with a kernel and no replica has them: all I/O fails, so that
-               // no later flush can claim them durable
+    detaching,  // no new requests; draining and flushing (R11)
+    detached,   // everything is on stable storage; the writer may be released
+    fenced,     // R5: all I/O failed for good
+    lost,       // acknowledged, unflushed writes are gone with a kernel and no replica has them: all I/O fails, so that
+                // no later flush can claim them durable
 };
 
 std::string_view to_string(engine_state state) noexcept;
@@ -182,19 +183,19 @@ struct slot_status {
     replica_state state = replica_state::inconsistent;
     bool link_up = false;
     bool resyncing = false;
-    std::uint64_t resync_done_bytes = 0;   // of size_bytes, holes included
-    std::uint64_t resync_copied_bytes = 0; // data that crossed the network
+    std::uint64_t resync_done_bytes = 0;    // of size_bytes, holes included
+    std::uint64_t resync_copied_bytes = 0;  // data that crossed the network
 };
 
 struct engine_status {
     engine_state state = engine_state::fencing;
     std::vector<slot_status> slots;
-    std::uint64_t recovery_left_bytes = 0;     // R7: not yet known to be equal
-    std::uint32_t requests_in_flight = 0;      // application requests
-    bool holding = false;                      // R4: some request waits for a demotion or a replica's return
-    std::chrono::milliseconds held_for{0};     // the present hold
-    std::chrono::milliseconds longest_hold{0}; // since attach, the present one included
-    std::uint64_t reads = 0, writes = 0;       // acknowledged requests
+    std::uint64_t recovery_left_bytes = 0;      // R7: not yet known to be equal
+    std::uint32_t requests_in_flight = 0;       // application requests
+    bool holding = false;                       // R4: some request waits for a demotion or a replica's return
+    std::chrono::milliseconds held_for{0};      // the present hold
+    std::chrono::milliseconds longest_hold{0};  // since attach, the present one included
+    std::uint64_t reads = 0, writes = 0;        // acknowledged requests
     std::uint64_t read_bytes = 0, written_bytes = 0;
 };
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the faces of weftd (Docker plugin socket, admin socket) ask of the node agent: one interface, values only, so that
-// the faces can be tested against a fake and the agent without HTTP.
+// What the faces of weftd (Docker plugin socket, admin socket) ask of the node agent: one interface, values only, so
+// that the faces can be tested against a fake and the agent without HTTP.
 //
-// Thread-safe; calls block (a mount may take seconds). Errors carry a text fit for the user: it names what was wrong and
-// what to do next.
+// Thread-safe; calls block (a mount may take seconds). Errors carry a text fit for the user: it names what was wrong
+// and what to do next.
 #pragma once
 
 #include <chrono>
@@ -24,12 +24,12 @@ using volume_options = std::map<std::string, std::string>;  // as Docker's -o gi
 /// A volume as the record has it, with what this node knows of it.
 struct volume_view {
     volume_record record;
-    std::string mountpoint;  // "<mount>/data" while mounted on this node, else empty
-    std::string health;      // "healthy" | "degraded" | "holding" | "unavailable" | "creating"
-    bool writer_alive = false;                       // the writer node's lease has not expired
-    std::optional<core::engine_status> live;         // first extent; only on the writer's node while attached
-    std::vector<core::engine_status> live_extents;   // all extents, as above
-    bool from_cache = false;                         // the store did not answer; this is the last known copy
+    std::string mountpoint;                         // "<mount>/data" while mounted on this node, else empty
+    std::string health;                             // "healthy" | "degraded" | "holding" | "unavailable" | "creating"
+    bool writer_alive = false;                      // the writer node's lease has not expired
+    std::optional<core::engine_status> live;        // first extent; only on the writer's node while attached
+    std::vector<core::engine_status> live_extents;  // all extents, as above
+    bool from_cache = false;                        // the store did not answer; this is the last known copy
 };
 
 struct drive_view {
@@ -47,7 +47,7 @@ struct node_view {
 };
 
 struct event_view {
-    std::string time;      // RFC 3339 UTC with milliseconds
+    std::string time;  // RFC 3339 UTC with milliseconds
     std::string node;
     std::string severity;  // info | warning | error
     std::string subject;   // "volume db", "drive 3f0a…", "node n1"

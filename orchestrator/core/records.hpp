@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The records of the cluster store as values, with their JSON. Pure.
 //
-// volume_record holds everything of a volume that must change together (design.md, "Cluster state"). Invariants, checked
-// by `check` after every decode and before every commit:
+// volume_record holds everything of a volume that must change together (design.md, "Cluster state"). Invariants,
+// checked by `check` after every decode and before every commit:
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
 //   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer.
@@ -24,8 +24,8 @@ struct replica_record {
     node_name node;
     drive_id drive;
     replica_state state = replica_state::inconsistent;
-    bool created = false;      // its files exist on the drive
-    bool born_equal = true;    // created with a new extent (clean, all holes); false: added later (R6: every bit set)
+    bool created = false;    // its files exist on the drive
+    bool born_equal = true;  // created with a new extent (clean, all holes); false: added later (R6: every bit set)
 };
 
 struct extent_record {
@@ -42,14 +42,14 @@ struct volume_record {
     volume_id id;
     std::uint64_t size_bytes = 0;
     fs_type fs = fs_type::ext4;
-    std::string fs_uuid;       // the UUID that our mkfs gives it, chosen at creation: recognises our own unfinished mkfs
-    bool formatted = false;    // "never formatted" while false
+    std::string fs_uuid;     // the UUID that our mkfs gives it, chosen at creation: recognises our own unfinished mkfs
+    bool formatted = false;  // "never formatted" while false
     std::uint32_t replicas_wanted = 2;
     std::uint32_t min_replicas = 1;
-    std::uint64_t epoch = 0;   // 0: never attached
-    node_name writer;          // empty: nobody
-    bool clean = true;         // R11: the last writer detached in order
-    std::string created_at;    // RFC 3339, UTC
+    std::uint64_t epoch = 0;             // 0: never attached
+    node_name writer;                    // empty: nobody
+    bool clean = true;                   // R11: the last writer detached in order
+    std::string created_at;              // RFC 3339, UTC
     std::vector<extent_record> extents;  // concatenated
 
     [[nodiscard]] bool ready() const;  // every replica is created
@@ -58,17 +58,17 @@ struct volume_record {
 struct drive_record {
     drive_id id;
     node_name node;
-    std::string path;          // absolute directory on that node
-    std::string host;          // where its replica server listens
+    std::string path;  // absolute directory on that node
+    std::string host;  // where its replica server listens
     std::uint16_t port = 0;
-    std::uint64_t size_bytes = 0;   // of its file system, refreshed by its node
-    std::uint64_t free_bytes = 0;   // as above
-    bool draining = false;          // takes no new replicas
+    std::uint64_t size_bytes = 0;  // of its file system, refreshed by its node
+    std::uint64_t free_bytes = 0;  // as above
+    bool draining = false;         // takes no new replicas
 };
 
 struct node_record {
     node_name name;
-    std::string host;          // address of its replica servers
+    std::string host;  // address of its replica servers
     std::string version;
 };
 

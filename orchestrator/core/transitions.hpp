@@ -27,8 +27,8 @@ result<volume_record> abandon(volume_record record, const node_name& me, std::ui
 /// R4/R8: sets a replica's state on behalf of the writer's engine. Errors: stale_epoch unless writer == me and epoch
 /// matches (R5); not_found for an unknown replica; no_quorum when a demotion would leave fewer than min_replicas (at
 /// least one) up_to_date. Asking for the state that it already has is not an error and still returns the record: the
-/// caller commits it all the same, because the new revision is what makes an older compare-and-swap that is still on its
-/// way fail.
+/// caller commits it all the same, because the new revision is what makes an older compare-and-swap that is still on
+/// its way fail.
 result<volume_record> set_replica_state(volume_record record, const node_name& me, std::uint64_t epoch,
                                         const replica_id& replica, replica_state to);
 

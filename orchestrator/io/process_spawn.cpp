@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/prctl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -110,7 +112,22 @@ void child_protect_data_path() {
     ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 }
 
-[[noreturn]] void become(const child_plan& plan) {
+/// Returns when init is our parent. nbdkit asks for a SIGTERM at its parent's end as soon as it starts
+/// (PR_SET_PDEATHSIG; seen with 1.32.5, option or not): an intermediate process that is slow to go, on a busy machine,
+/// would take the server with it. A pidfd is readable only after the orphans have been given away (exit_notify in
+/// kernel/exit.c).
+void child_await_adoption(pid_t intermediate) {
+    const int fd = static_cast<int>(::syscall(SYS_pidfd_open, intermediate, 0));
+    if (fd < 0) return;  // it is gone
+    pollfd ended{fd, POLLIN, 0};
+    if (::getppid() == intermediate)  // else the pid may be somebody else's by now
+        while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
+        }
+    ::close(fd);
+}
+
+[[noreturn]] void become(const child_plan& plan, pid_t intermediate) {
+    child_await_adoption(intermediate);
     child_reset_signals();
     if (!child_set_files(plan.null_fd, plan.log_fd)) give_up(plan, at_files, errno);
     ::umask(077);
@@ -137,9 +154,10 @@ void child_protect_data_path() {
 /// can never acquire a terminal.
 [[noreturn]] void intermediate(const child_plan& plan) {
     if (::setsid() < 0) give_up(plan, at_session, errno);
+    const pid_t self = ::getpid();
     const pid_t child = ::_Fork();
     if (child < 0) give_up(plan, at_fork, errno);
-    if (child == 0) become(plan);
+    if (child == 0) become(plan, self);
     ::_exit(0);
 }
 

@@ -4,9 +4,9 @@
 // A flat map from key to value. Every commit gets the next *revision* (1, 2, 3, …; 0 = never), and every key remembers
 // the revision that last wrote it. All changes are compare-and-swap on those; there is no other locking.
 //
-// Laws: a commit happens entirely or not at all, and is durable before commit() returns. Reads see only committed state.
-// `errc::unavailable` promises that nothing was changed; `errc::outcome_unknown` promises nothing: read and look.
-// Keys: volumes/<name>  nodes/<name>  drives/<uuid>  trash/<replica uuid>  events/<sortable>  cluster
+// Laws: a commit happens entirely or not at all, and is durable before commit() returns. Reads see only committed
+// state. `errc::unavailable` promises that nothing was changed; `errc::outcome_unknown` promises nothing: read and
+// look. Keys: volumes/<name>  nodes/<name>  drives/<uuid>  trash/<replica uuid>  events/<sortable>  cluster
 // Thread-safe; calls block for at most about `store_timeout`.
 #pragma once
 
@@ -30,7 +30,7 @@ struct store_entry {
 };
 
 struct store_snapshot {
-    std::uint64_t revision = 0;  // of the newest commit that it contains
+    std::uint64_t revision = 0;        // of the newest commit that it contains
     std::vector<store_entry> entries;  // sorted by key
 };
 
@@ -68,7 +68,8 @@ public:
     virtual result<std::uint64_t> commit(const store_commit& change) = 0;
 
     /// Blocks until the store's revision is greater than `seen` or the time is over; returns the revision now. Wakes at
-    /// once on interrupt(). Never spins. Errors: unavailable (after having waited, so that a caller's loop does not spin).
+    /// once on interrupt(). Never spins. Errors: unavailable (after having waited, so that a caller's loop does not
+    /// spin).
     virtual result<std::uint64_t> wait_beyond(std::uint64_t seen, std::chrono::milliseconds timeout) = 0;
     /// Makes every present and the next wait_beyond return early. From any thread.
     virtual void interrupt() = 0;

@@ -168,7 +168,9 @@ def test_events_tell_the_life_of_a_volume(cluster):
     node.plugin.mount("db", mount_id)
     node.plugin.unmount("db", mount_id)
     node.plugin.remove("db")
-    told = wait_for(lambda: (lambda texts: texts if "removed" in texts else None)(events_of(cluster[2], "volume db")), 10,
-                    "the events to reach another node")
+    def told_elsewhere():
+        texts = events_of(cluster[2], "volume db")
+        return texts if "removed" in texts else None
+    told = wait_for(told_elsewhere, 10, "the events to reach another node")
     for word in ("created", "attached", "formatted", "detached", "removed"):
         assert any(word in text for text in told), (word, told)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sim FIRST_SEED [COUNT] [STEPS] [BLOCK]: BLOCK's accesses are put into the trace. Runs seeds; on a violation prints the seed and its trace and exits with 1.
+// sim FIRST_SEED [COUNT] [STEPS] [BLOCK]: BLOCK's accesses are put into the trace. Runs seeds; on a violation prints
+// the seed and its trace and exits with 1.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>

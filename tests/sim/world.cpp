@@ -55,7 +55,11 @@ std::string block_history::explain() const {
 }
 
 world::world(std::uint64_t seed, std::size_t replicas, std::uint32_t min_replicas, std::uint64_t watched)
-    : watched_(watched), rng_(seed), servers_(replicas), record_(replicas, replica_state::up_to_date), min_replicas_(min_replicas) {
+    : watched_(watched),
+      rng_(seed),
+      servers_(replicas),
+      record_(replicas, replica_state::up_to_date),
+      min_replicas_(min_replicas) {
     say(fmt::format("seed {}, {} replicas, min {}", seed, replicas, min_replicas));
 }
 
@@ -68,7 +72,9 @@ void world::blame(const std::string& what) {
     throw std::runtime_error(what);
 }
 
-void world::at(instant when, std::function<void()> what) { queue_.push({when, order_++, std::move(what)}); }
+void world::at(instant when, std::function<void()> what) {
+    queue_.push({when, order_++, std::move(what)});
+}
 
 void world::attach() {
     // R1, R12: nobody attaches without an up_to_date replica; the engine never lets the record come to that.
@@ -291,7 +297,10 @@ void world::client_step() {
         if (who->dead || who->ops.size() >= 6 || random(3) == 0) continue;
         auto op = std::make_unique<client_op>();
         const auto dice = random(10);
-        op->request.kind = dice < 4 ? op_kind::write : dice < 8 ? op_kind::read : dice < 9 ? op_kind::zero : op_kind::flush;
+        op->request.kind = dice < 4   ? op_kind::write
+                           : dice < 8 ? op_kind::read
+                           : dice < 9 ? op_kind::zero
+                                      : op_kind::flush;
         op->id = next_op_++;
         if (op->request.kind != op_kind::flush) {
             op->first = random(blocks);
@@ -332,8 +341,8 @@ void world::drop_links_of(std::size_t index) {
 /// up_to_date replica, and not while a demotion of that one is on its way: else law 1 promises nothing.
 void world::crash_kernel(std::size_t index) {
     server& it = servers_[index];
-    // Not with min_replicas 2: a replica that may not be demoted is recovered in place, and a second failure during that
-    // leaves no durable trace of which one was behind. The write-intent bitmap (R6) is that trace.
+    // Not with min_replicas 2: a replica that may not be demoted is recovered in place, and a second failure during
+    // that leaves no durable trace of which one was behind. The write-intent bitmap (R6) is that trace.
     if (kernel_faults_ > 0 || demotions_asked_ > 0 || min_replicas_ > 1) return;
     for (std::size_t i = 0; i < servers_.size(); ++i)
         if (i != index && record_[i] == replica_state::up_to_date) kernel_faults_ = 1;
@@ -391,8 +400,7 @@ void world::fault_step() {
                 writers_.back()->dead = true;
                 for (auto& [cookie, op] : writers_.back()->ops)
                     if (op->request.kind != op_kind::read && op->request.kind != op_kind::flush)
-                        for (std::uint64_t i = 0; i < op->count; ++i)
-                            history_[op->first + i].write_ends(op->id, false);
+                        for (std::uint64_t i = 0; i < op->count; ++i) history_[op->first + i].write_ends(op->id, false);
             }
             attach();
     }
@@ -429,8 +437,8 @@ bool world::detach_equal() {
     if (last.dead || last.engine->state() == engine_state::fenced || last.engine->state() == engine_state::lost)
         return false;
     const auto well = [&] {
-        const bool all = std::all_of(record_.begin(), record_.end(),
-                                     [](replica_state s) { return s == replica_state::up_to_date; });
+        const bool all =
+            std::all_of(record_.begin(), record_.end(), [](replica_state s) { return s == replica_state::up_to_date; });
         return last.engine->state() == engine_state::serving && last.ops.empty() && all &&
                last.engine->status(now_).recovery_left_bytes == 0;
     };

@@ -76,7 +76,7 @@ struct writer {
     std::uint64_t epoch = 0;
     bool dead = false;
     std::map<core::slot_index, std::pair<std::uint64_t, bool>> links;  // session, closing
-    std::map<core::slot_index, std::uint64_t> peer;  // the server's process that the link goes to
+    std::map<core::slot_index, std::uint64_t> peer;                    // the server's process that the link goes to
     std::map<void*, std::unique_ptr<client_op>> ops;
 };
 

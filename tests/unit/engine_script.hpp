@@ -73,8 +73,8 @@ public:
     bool answer_next(slot_index slot, op_kind kind, int error = 0) {
         const auto op = take(slot, kind);
         if (!op) return false;
-        answer(*op, error, kind == op_kind::block_status ? std::vector<stretch>{{op->length, false}}
-                                                         : std::vector<stretch>{});
+        answer(*op, error,
+               kind == op_kind::block_status ? std::vector<stretch>{{op->length, false}} : std::vector<stretch>{});
         return true;
     }
     /// Answers everything that the engine sends, until it sends no more.
@@ -82,8 +82,9 @@ public:
         while (!out.send.empty()) {
             const io_op op = out.send.front();
             out.send.erase(out.send.begin());
-            answer(op, 0, op.kind == op_kind::block_status ? std::vector<stretch>{{op.length, false}}
-                                                           : std::vector<stretch>{});
+            answer(
+                op, 0,
+                op.kind == op_kind::block_status ? std::vector<stretch>{{op.length, false}} : std::vector<stretch>{});
         }
     }
     std::optional<proposal> take_proposal() {

@@ -8,8 +8,8 @@
 
 using namespace weft;
 using namespace weft::core;
-using weft::test::engine_script;
 using std::chrono::milliseconds;
+using weft::test::engine_script;
 
 namespace {
 constexpr auto good = replica_state::up_to_date;

@@ -19,8 +19,8 @@ TEST_CASE("units: sizes people type are understood") {
 }
 
 TEST_CASE("units: what is not a size is refused by name") {
-    for (const char* text : {"", " ", "-1", "+1", "1e30", "1.5G", "10 GiBs", "10  G", "G", "10XB", "10 ", "0x10", "１０",
-                             "99999999999999999999", "18446744073709551615K", "10GiBi", "10ib"}) {
+    for (const char* text : {"", " ", "-1", "+1", "1e30", "1.5G", "10 GiBs", "10  G", "G", "10XB", "10 ", "0x10",
+                             "１０", "99999999999999999999", "18446744073709551615K", "10GiBi", "10ib"}) {
         CAPTURE(text);
         const auto parsed = parse_size(text);
         REQUIRE(parsed.has_error());
