@@ -4,10 +4,10 @@
 #include "nbd-backend/core/control_message.hpp"
 
 #include <arpa/inet.h>
+#include <boost/json.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/json.hpp>
 #include <limits>
 #include <set>
 
@@ -29,7 +29,8 @@ error wrong(std::string_view field, std::string_view what) {
 /// Text for people, made safe for JSON and terminals: bytes that are not printable ASCII become '?'.
 std::string printable(std::string_view text) {
     std::string safe(text);
-    std::replace_if(safe.begin(), safe.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+    std::replace_if(
+        safe.begin(), safe.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
     return safe;
 }
 
@@ -107,6 +108,7 @@ constexpr engine_state engine_states[] = {engine_state::fencing,  engine_state::
                                           engine_state::detached, engine_state::fenced,  engine_state::lost};
 constexpr proposal_outcome outcomes[] = {proposal_outcome::committed, proposal_outcome::refused,
                                          proposal_outcome::fenced};
+constexpr full_policy full_policies[] = {full_policy::hold, full_policy::fail};
 constexpr notice::level levels[] = {notice::level::info, notice::level::warning, notice::level::error};
 
 std::string_view outcome_name(proposal_outcome outcome) noexcept {
@@ -144,6 +146,7 @@ json::array members_json(const std::vector<extent_members>& extents) {
             replicas.push_back(json::object{{"id", one.member.id.str()},
                                             {"state", to_string(one.member.state)},
                                             {"local", one.member.local},
+                                            {"recovering", one.member.recovering},
                                             {"host", one.host},
                                             {"port", one.port}});
         all.push_back(json::object{{"size_bytes", extent.size_bytes}, {"replicas", std::move(replicas)}});
@@ -157,6 +160,7 @@ result<member_address> decode_member(const json::object& from) {
     one.member.id = replica_id(std::move(id));
     TRY_ASSIGN(one.member.state, state_of_replica(from, "state"));
     TRY_ASSIGN(one.member.local, boolean(from, "local"));
+    TRY_ASSIGN(one.member.recovering, boolean(from, "recovering"));
     TRY_ASSIGN(one.host, text(from, "host"));
     in6_addr address{};
     if (inet_pton(AF_INET, one.host.c_str(), &address) != 1 && inet_pton(AF_INET6, one.host.c_str(), &address) != 1)
@@ -203,6 +207,27 @@ result<std::vector<extent_members>> decode_extents(const json::object& from) {
     return all;
 }
 
+// --- policy
+
+json::object policy_json(const engine_policy& policy) {
+    return {{"resync_rate", policy.resync_rate},
+            {"on_full", to_string(policy.on_full)},
+            {"scrub", policy.scrub},
+            {"min_replicas", policy.min_replicas}};
+}
+
+result<engine_policy> decode_policy(const json::object& within) {
+    TRY_ASSIGN(const json::value* value, member(within, "policy"));
+    if (!value->is_object()) return wrong("policy", "is not an object");
+    const json::object& from = value->get_object();
+    engine_policy policy;
+    TRY_ASSIGN(policy.resync_rate, number(from, "resync_rate", 0, any_number));
+    TRY_ASSIGN(policy.on_full, (named<full_policy>(from, "on_full", full_policies, to_string)));
+    TRY_ASSIGN(policy.scrub, number(from, "scrub", 0, any_number));
+    TRY_ASSIGN(policy.min_replicas, small_number(from, "min_replicas", 0, max_slots));
+    return policy;
+}
+
 // --- status
 
 json::object slot_json(const slot_status& slot) {
@@ -211,7 +236,18 @@ json::object slot_json(const slot_status& slot) {
             {"link_up", slot.link_up},
             {"resyncing", slot.resyncing},
             {"resync_done_bytes", slot.resync_done_bytes},
-            {"resync_copied_bytes", slot.resync_copied_bytes}};
+            {"resync_copied_bytes", slot.resync_copied_bytes},
+            {"recovering", slot.recovering},
+            {"full", slot.full}};
+}
+
+json::object scrub_json(const scrub_status& scrub) {
+    return {{"serial", scrub.serial},
+            {"running", scrub.running},
+            {"done_bytes", scrub.done_bytes},
+            {"differing_bytes", scrub.differing_bytes},
+            {"repaired_bytes", scrub.repaired_bytes},
+            {"undecided_bytes", scrub.undecided_bytes}};
 }
 
 json::object engine_json(const engine_status& status) {
@@ -220,6 +256,9 @@ json::object engine_json(const engine_status& status) {
     return {{"state", to_string(status.state)},
             {"slots", std::move(slots)},
             {"recovery_left_bytes", status.recovery_left_bytes},
+            {"dirty_bytes", status.dirty_bytes},
+            {"waiting_for_space", status.waiting_for_space},
+            {"scrub", scrub_json(status.scrub)},
             {"requests_in_flight", status.requests_in_flight},
             {"holding", status.holding},
             {"held_for_ms", status.held_for.count()},
@@ -239,7 +278,23 @@ result<slot_status> decode_slot(const json::object& from) {
     TRY_ASSIGN(slot.resyncing, boolean(from, "resyncing"));
     TRY_ASSIGN(slot.resync_done_bytes, number(from, "resync_done_bytes", 0, any_number));
     TRY_ASSIGN(slot.resync_copied_bytes, number(from, "resync_copied_bytes", 0, any_number));
+    TRY_ASSIGN(slot.recovering, boolean(from, "recovering"));
+    TRY_ASSIGN(slot.full, boolean(from, "full"));
     return slot;
+}
+
+result<scrub_status> decode_scrub(const json::object& within) {
+    TRY_ASSIGN(const json::value* value, member(within, "scrub"));
+    if (!value->is_object()) return wrong("scrub", "is not an object");
+    const json::object& from = value->get_object();
+    scrub_status scrub;
+    TRY_ASSIGN(scrub.serial, number(from, "serial", 0, any_number));
+    TRY_ASSIGN(scrub.running, boolean(from, "running"));
+    TRY_ASSIGN(scrub.done_bytes, number(from, "done_bytes", 0, any_number));
+    TRY_ASSIGN(scrub.differing_bytes, number(from, "differing_bytes", 0, any_number));
+    TRY_ASSIGN(scrub.repaired_bytes, number(from, "repaired_bytes", 0, any_number));
+    TRY_ASSIGN(scrub.undecided_bytes, number(from, "undecided_bytes", 0, any_number));
+    return scrub;
 }
 
 result<std::chrono::milliseconds> milliseconds(const json::object& from, std::string_view field) {
@@ -257,6 +312,9 @@ result<engine_status> decode_engine(const json::object& from) {
         status.slots.push_back(std::move(slot));
     }
     TRY_ASSIGN(status.recovery_left_bytes, number(from, "recovery_left_bytes", 0, any_number));
+    TRY_ASSIGN(status.dirty_bytes, number(from, "dirty_bytes", 0, any_number));
+    TRY_ASSIGN(status.waiting_for_space, boolean(from, "waiting_for_space"));
+    TRY_ASSIGN(status.scrub, decode_scrub(from));
     TRY_ASSIGN(status.requests_in_flight, small_number(from, "requests_in_flight"));
     TRY_ASSIGN(status.holding, boolean(from, "holding"));
     TRY_ASSIGN(status.held_for, milliseconds(from, "held_for_ms"));
@@ -299,6 +357,7 @@ result<control_message> decode_propose(const json::object& from) {
     TRY_ASSIGN(std::string id, uuid(from, "replica"));
     propose.replica = replica_id(std::move(id));
     TRY_ASSIGN(propose.to, state_of_replica(from, "to"));
+    TRY_ASSIGN(propose.recovering, boolean(from, "recovering"));
     TRY_ASSIGN(propose.reason, text(from, "reason"));
     return control_message{std::move(propose)};
 }
@@ -327,7 +386,14 @@ result<control_message> decode_result(const json::object& from) {
 result<control_message> decode_members(const json::object& from) {
     members_message members;
     TRY_ASSIGN(members.extents, decode_extents(from));
+    TRY_ASSIGN(members.policy, decode_policy(from));
     return control_message{std::move(members)};
+}
+
+result<control_message> decode_lease(const json::object& from) {
+    lease_message lease;
+    TRY_ASSIGN(lease.until_ns, number(from, "until_ns", 0, std::numeric_limits<std::int64_t>::max()));
+    return control_message{lease};
 }
 
 struct encoder {
@@ -340,9 +406,10 @@ struct encoder {
         return {{"type", "status"}, {"extents", std::move(extents)}};
     }
     json::object operator()(const propose_message& m) const {
-        return {{"type", "propose"},        {"id", m.id},
-                {"extent", m.extent},       {"replica", m.replica.str()},
-                {"to", to_string(m.to)},    {"reason", printable(m.reason)}};
+        return {{"type", "propose"},         {"id", m.id},
+                {"extent", m.extent},        {"replica", m.replica.str()},
+                {"to", to_string(m.to)},     {"reason", printable(m.reason)},
+                {"recovering", m.recovering}};
     }
     json::object operator()(const notice_message& m) const {
         return {{"type", "notice"}, {"severity", level_name(m.what.severity)}, {"text", printable(m.what.text)}};
@@ -353,9 +420,10 @@ struct encoder {
         return {{"type", "result"}, {"id", m.id}, {"outcome", outcome_name(m.outcome)}, {"text", printable(m.text)}};
     }
     json::object operator()(const members_message& m) const {
-        return {{"type", "members"}, {"extents", members_json(m.extents)}};
+        return {{"type", "members"}, {"extents", members_json(m.extents)}, {"policy", policy_json(m.policy)}};
     }
     json::object operator()(const detach_message&) const { return {{"type", "detach"}}; }
+    json::object operator()(const lease_message& m) const { return {{"type", "lease"}, {"until_ns", m.until_ns}}; }
 };
 
 result<attach_config> decode_attach_object(const json::object& from) {
@@ -370,6 +438,7 @@ result<attach_config> decode_attach_object(const json::object& from) {
     TRY_ASSIGN(config.request_timeout_ms, small_number(from, "request_timeout_ms", 1, milliseconds_max));
     TRY_ASSIGN(config.reconnect_window_ms, small_number(from, "reconnect_window_ms", 0, milliseconds_max));
     TRY_ASSIGN(config.attach_timeout_ms, small_number(from, "attach_timeout_ms", 1, milliseconds_max));
+    TRY_ASSIGN(config.policy, decode_policy(from));
     TRY_ASSIGN(config.extents, decode_extents(from));
     return config;
 }
@@ -386,6 +455,7 @@ std::string encode_attach_config(const attach_config& config) {
                                         {"request_timeout_ms", config.request_timeout_ms},
                                         {"reconnect_window_ms", config.reconnect_window_ms},
                                         {"attach_timeout_ms", config.attach_timeout_ms},
+                                        {"policy", policy_json(config.policy)},
                                         {"extents", members_json(config.extents)}});
 }
 
@@ -414,6 +484,7 @@ result<control_message> decode_control(std::string_view line) {
         if (type == "get_status") return control_message{get_status_message{}};
         if (type == "result") return decode_result(from);
         if (type == "members") return decode_members(from);
+        if (type == "lease") return decode_lease(from);
         if (type == "detach") return control_message{detach_message{}};
         return wrong("type", "'" + printable(type.substr(0, 40)) + "' is not a control message");
     }();

@@ -8,7 +8,10 @@
 //           in answer to get_status
 //   propose a replica's new state (R4, R8); repeated    result  of a proposal
 //           on every new connection until answered
-//   notice  for the log and `weft events`               members the record's replicas and their addresses now
+//   notice  for the log and `weft events`               members the record's replicas, their addresses and the volume's
+//                                                               policy now
+//                                                       lease   until when nobody else can become the writer (R1);
+//                                                               after every renewal
 //   detached everything flushed (R11)                   detach  drain, flush, answer `detached`, keep running
 //
 // Several weftd connections at a time are not allowed: the newest wins, the older one is closed.
@@ -53,6 +56,7 @@ struct attach_config {
     std::uint32_t request_timeout_ms = 5000;
     std::uint32_t reconnect_window_ms = 2000;
     std::uint32_t attach_timeout_ms = 5000;
+    engine_policy policy;
     std::vector<extent_members> extents;  // concatenated in this order
 };
 
@@ -74,6 +78,7 @@ struct propose_message {
     replica_id replica;
     replica_state to = replica_state::outdated;
     std::string reason;
+    bool recovering = false;  // see core::proposal
 };
 struct notice_message {
     notice what;
@@ -91,11 +96,16 @@ struct result_message {
 };
 struct members_message {
     std::vector<extent_members> extents;  // same number and sizes as at attach
+    engine_policy policy;
 };
 struct detach_message {};
+struct lease_message {
+    std::uint64_t until_ns = 0;  // CLOCK_BOOTTIME of this machine, which goes on while it sleeps
+};
 
-using control_message = std::variant<hello_message, status_message, propose_message, notice_message, detached_message,
-                                     get_status_message, result_message, members_message, detach_message>;
+using control_message =
+    std::variant<hello_message, status_message, propose_message, notice_message, detached_message, get_status_message,
+                 result_message, members_message, detach_message, lease_message>;
 
 /// One line without the newline.
 std::string encode_control(const control_message& message);

@@ -7,10 +7,14 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "nbd-backend/base/canary.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/engine_impl.hpp"
 
 namespace weft::core {
+
+using canary::broken;
+using canary::rule;
 
 std::string_view to_string(engine_state state) noexcept {
     switch (state) {
@@ -24,6 +28,14 @@ std::string_view to_string(engine_state state) noexcept {
     return "unknown";
 }
 
+std::string_view to_string(full_policy policy) noexcept {
+    switch (policy) {
+        case full_policy::hold: return "hold";
+        case full_policy::fail: return "fail";
+    }
+    return "unknown";
+}
+
 engine::impl::impl(engine_config config) : config_(std::move(config)), copies_(config_.copies_max) {
     INVARIANT(config_.size_bytes > 0 && config_.size_bytes % block_bytes == 0, "extent of {} bytes",
               config_.size_bytes);
@@ -33,10 +45,11 @@ engine::impl::impl(engine_config config) : config_(std::move(config)), copies_(c
     const std::uint64_t chunks = (config_.size_bytes + config_.chunk_bytes - 1) / config_.chunk_bytes;
     unrecovered_ = region_set(chunks);
     recovering_ = region_set(chunks);
+    damaged_ = region_set(chunks);
+    dirty_ = region_set(chunks);
+    touched_ = region_set(chunks);
     for (std::size_t i = 0; i < config_.members.size(); ++i) {
-        slots_[i].used = true;
-        slots_[i].member = config_.members[i];
-        slots_[i].backoff = config_.retry_min;
+        use_slot(slots_[i], config_.members[i]);
         // What the last writer had acknowledged may not be flushed yet: a restart of the host loses it under us too.
         if (!config_.clean) slots_[i].changes_done = 1;
     }
@@ -58,7 +71,7 @@ void engine::impl::submit(const request& what, actions& out) {
                          what.length <= config_.size_bytes && what.offset <= config_.size_bytes - what.length;
     const bool payload = what.kind == op_kind::read || what.kind == op_kind::write;
     int refused = 0;
-    if (what.kind == op_kind::block_status || (sized && !aligned) || (payload && what.length > max_request_bytes))
+    if ((what.kind > op_kind::flush) || (sized && !aligned) || (payload && what.length > max_request_bytes))
         refused = EINVAL;
     else if (state_ == engine_state::lost)
         refused = EIO;
@@ -73,6 +86,7 @@ void engine::impl::submit(const request& what, actions& out) {
     job& it = jobs_[index];
     it.fua = what.fua;
     it.cookie = what.cookie;
+    active_at_ = now_;
     ++application_jobs_;
     if (state_ == engine_state::fencing) {
         it.phase = job_phase::parked;
@@ -89,7 +103,8 @@ void engine::impl::admit(std::uint32_t index, actions& out) {
         run(index, out);
         return;
     }
-    const auto how = it.kind == op_kind::read ? range_lock::mode::shared : range_lock::mode::exclusive;
+    const bool alone = it.kind != op_kind::read && !broken(rule::serialise_changes);
+    const auto how = !alone ? range_lock::mode::shared : range_lock::mode::exclusive;
     const auto claim = locks_.claim(it.offset, it.length, how, index);
     it.claim = claim.id;
     it.claimed = true;
@@ -113,11 +128,14 @@ void engine::impl::fail_everything(engine_state how, const std::string& why, act
         it.proposal = 0;
         fail_link(i, why, out);
     }
-    unrecovered_ = region_set(unrecovered_.size());
+    unrecovered_.clear_all();
     wanted_chunks_.clear();
     repairs_.clear();
+    clears_.clear();
+    scrub_.running = false;
     parked_.clear();
     reads_later_.clear();
+    unconfirmed_.clear();
     recovery_waiters_.clear();
     for (copy& it : copies_) it.cancelled = true;
     for (std::uint32_t i = 0; i < jobs_.size(); ++i)
@@ -138,17 +156,38 @@ void engine::impl::detach(actions& out) {
     }
     state_ = engine_state::detaching;
     for (slot_index i = 0; i < max_slots; ++i) stop_resync(i);
+    for (copy& it : copies_)
+        if (it.used && it.purpose == copy_purpose::scrub) it.cancelled = true;
+    scrub_.running = false;
     repairs_.clear();
+    clears_.clear();
     continue_detach(out);
 }
 
-/// R11: when the last request and copy are through, flush every required replica; then nothing is left to lose.
+/// R11: when the last request and copy are through, flush every required replica; then nothing is left to lose. What is
+/// equal everywhere is then declared clean.
 void engine::impl::continue_detach(actions& out) {
-    if (state_ != engine_state::detaching || detach_flush_sent_ || application_jobs_ > 0) return;
+    if (state_ != engine_state::detaching) return;
+    if (detach_flush_sent_) {
+        if (detach_flushed_ && clears_.empty() && !clearing_) state_ = engine_state::detached;
+        return;
+    }
+    if (application_jobs_ > 0 || clearing_ || upkeep_flush_) return;
     if (std::any_of(copies_.begin(), copies_.end(), [](const copy& it) { return it.used; })) return;
-    if (std::any_of(slots_.begin(), slots_.end(), [](const slot& it) { return it.used && it.proposal != 0; })) return;
+    if (std::any_of(slots_.begin(), slots_.end(),
+                    [](const slot& it) { return it.used && (it.proposal != 0 || it.map_asked); }))
+        return;
     detach_flush_sent_ = true;
+    ++sweep_;  // so that only this flush counts
     run(new_job(op_kind::flush, job_owner::detach, 0, 0, nullptr), out);
+}
+
+void engine::impl::on_policy(const engine_policy& policy, actions& out) {
+    config_.policy = policy;
+    if (policy.min_replicas > 0) config_.min_replicas = policy.min_replicas;
+    pace_at_ = std::min(pace_at_, now_);
+    consider_scrub(out);
+    consider_demotions(out);  // fewer replicas may be enough now
 }
 
 void engine::impl::tick(actions& out) {
@@ -162,13 +201,24 @@ void engine::impl::tick(actions& out) {
             fail_link(i, fmt::format("did not answer for {} ms", config_.request_timeout.count()), out);
         }
         if (it.link == link_state::down && it.retry_at <= now_) connect(i, out);
-        if (it.resync_at <= now_) consider_resync(i, out);
+        if (it.resync_at <= now_) {
+            if (it.syncing) it.resync_at = never;  // settle() goes on with it
+            consider_resync(i, out);
+        }
+        if (it.space_at <= now_) {
+            it.space_at = never;
+            if (it.proposal == 0 && !it.lost_changes) resend_owed(i, out);
+            if (it.starved > 0) it.space_at = now_ + config_.space_retry;
+        }
     }
+    if (sweep_at_ <= now_) sweep(out);
+    consider_serving(out);
     consider_demotions(out);
 }
 
 instant engine::impl::next_tick() const {
-    instant next = never;
+    instant next = over() ? never : sweep_at_;
+    if (background_waits()) next = std::min(next, pace_at_);
     for (slot_index i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
         if (!it.used) continue;
@@ -176,6 +226,7 @@ instant engine::impl::next_tick() const {
             next = std::min(next, jobs_[it.flight.head].sent_at[i] + config_.request_timeout);
         if (it.link == link_state::down) next = std::min(next, it.retry_at);
         if (it.link == link_state::up && !required(it)) next = std::min(next, it.resync_at);
+        next = std::min(next, it.space_at);
         // A demotion that is due but not allowed waits for an event, not for time.
         if (it.proposal == 0 && it.demote_at > now_) next = std::min(next, it.demote_at);
     }
@@ -201,12 +252,18 @@ void engine::impl::settle(actions& out) {
             recovery_waiters_due_ = false;
             for (const std::uint32_t index : std::exchange(recovery_waiters_, {})) admit(index, out);
         }
-        if (serving()) schedule_copies(out);
+        if (serving()) {
+            confirm_reads(out);
+            schedule_copies(out);
+            consider_trust(out);
+            next_clear(out);
+        }
         if (!granted_.empty() || recovery_waiters_due_) progress = true;
+        if (serving() && !clearing_ && !clears_.empty()) progress = true;
     }
     continue_detach(out);
 
-    const bool holding = owed_total_ > 0 || !reads_later_.empty();
+    const bool holding = owed_total_ > 0 || !reads_later_.empty() || !unconfirmed_.empty();
     if (holding && hold_since_ == never) hold_since_ = now_;
     if (!holding && hold_since_ != never) {
         longest_hold_ =
@@ -225,6 +282,9 @@ engine_status engine::impl::status(instant now) const {
         one.state = it.member.state;
         one.link_up = it.link == link_state::up;
         one.resyncing = it.syncing;
+        one.recovering = it.member.recovering;
+        one.full = it.full;
+        if (it.starved > 0) all.waiting_for_space = true;
         if (it.syncing) {
             const std::uint64_t left = it.todo.count() * config_.chunk_bytes;
             one.resync_done_bytes = config_.size_bytes - std::min(left, config_.size_bytes);
@@ -232,7 +292,10 @@ engine_status engine::impl::status(instant now) const {
         one.resync_copied_bytes = it.copied_bytes;
         all.slots.push_back(std::move(one));
     }
-    all.recovery_left_bytes = std::min(unrecovered_.count() * config_.chunk_bytes, config_.size_bytes);
+    all.recovery_left_bytes =
+        std::min((unrecovered_.count() + damaged_.count()) * config_.chunk_bytes, config_.size_bytes);
+    all.dirty_bytes = std::min(dirty_.count() * config_.chunk_bytes, config_.size_bytes);
+    all.scrub = scrub_;
     all.requests_in_flight = application_jobs_;
     all.holding = hold_since_ != never;
     if (all.holding) all.held_for = std::chrono::duration_cast<std::chrono::milliseconds>(now - hold_since_);
@@ -295,6 +358,16 @@ void engine::on_membership(const std::vector<replica_member>& members, instant n
     impl_->now_ = now;
     impl_->on_membership(members, out);
     impl_->settle(out);
+}
+
+void engine::on_policy(const engine_policy& policy, instant now, actions& out) {
+    impl_->now_ = now;
+    impl_->on_policy(policy, out);
+    impl_->settle(out);
+}
+
+void engine::on_lease(instant until) {
+    impl_->lease_until_ = until;
 }
 
 void engine::on_fenced(instant now, actions& out) {

@@ -13,7 +13,12 @@
 //   E4  A read is sent only to a slot that the record calls up_to_date, whose link is up, and that no failure has
 //       touched since.
 //   E5  An application's buffer is not referenced by any op after its completion was returned.
-//   E6  A demotion is proposed only while min_replicas other up_to_date slots (at least one) are reachable (R4).
+//   E6  A demotion is proposed only when min_replicas other up_to_date slots (at least one) have answered something
+//       that was sent after the demotion became due (R4): a link that merely has not failed yet proves nothing, for
+//       example when a whole rack lost its power.
+//   E7  A read is answered only if it was sent while our lease was known to hold, or if every slot that the record
+//       calls up_to_date has answered something that was sent after the read. Else another writer, who could not reach
+//       the replica that we read from, may have written meanwhile (law 2).
 #pragma once
 
 #include <deque>
@@ -49,6 +54,12 @@ public:
     /// The record's replicas changed (one was added or removed by the orchestrator). States of known replicas are not
     /// taken from here: they change only by this engine's own proposals, or by losing the epoch.
     void on_membership(const std::vector<replica_member>& members, instant now, actions& out);
+
+    /// Nobody else can become the writer before this instant (R1: our node's lease); reads need no E7 round until then.
+    void on_lease(instant until);
+
+    /// May be called at any time; a scrub with a new serial begins at once.
+    void on_policy(const engine_policy& policy, instant now, actions& out);
 
     /// R5, told from outside (the record names another epoch): fails all I/O for good.
     void on_fenced(instant now, actions& out);

@@ -6,10 +6,14 @@
 #include <cerrno>
 #include <system_error>
 
+#include "nbd-backend/base/canary.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/engine_impl.hpp"
 
 namespace weft::core {
+
+using canary::broken;
+using canary::rule;
 
 namespace {
 /// An op's id: where its job stands, whose answer it is, and enough of generation and session to know a late answer.
@@ -40,7 +44,9 @@ std::uint32_t engine::impl::new_job(op_kind kind, job_owner owner, std::uint64_t
     it.kind = kind;
     it.fua = false;
     it.claimed = false;
-    it.in_flight = it.owed = it.tried = it.answered = 0;
+    it.in_flight = it.owed = it.tried = it.answered = it.refused = it.starved = 0;
+    it.sweep = sweep_;
+    it.leased = false;
     ++it.generation;
     it.error = 0;
     it.offset = offset;
@@ -62,7 +68,8 @@ slot_mask engine::impl::required_slots() const {
 slot_mask engine::impl::writable() const {
     slot_mask all = 0;
     for (std::size_t i = 0; i < max_slots; ++i)
-        if (slots_[i].used && (required(slots_[i]) || slots_[i].syncing)) all |= bit(i);
+        if (slots_[i].used && (required(slots_[i]) || (slots_[i].syncing && !broken(rule::write_while_resync))))
+            all |= bit(i);
     return all;
 }
 
@@ -71,17 +78,23 @@ slot_mask engine::impl::readable() const {
     slot_mask all = 0;
     for (std::size_t i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
-        if (it.used && !it.removed && it.member.state == replica_state::up_to_date && it.proposal == 0 &&
-            it.link == link_state::up && !it.suspect && !it.lost_changes)
+        const bool trusted =
+            it.member.state == replica_state::up_to_date || (it.syncing && broken(rule::read_up_to_date));
+        if (it.used && !it.removed && trusted && it.proposal == 0 && it.link == link_state::up && !it.suspect &&
+            !it.lost_changes)
             all |= bit(i);
     }
     return all;
 }
 
-/// Is there an up_to_date replica besides `tried` that may become reachable again?
-bool engine::impl::readable_later(slot_mask tried) const {
-    for (std::size_t i = 0; i < max_slots; ++i)
-        if (slots_[i].used && slots_[i].member.state == replica_state::up_to_date && (tried & bit(i)) == 0) return true;
+/// Is there an up_to_date replica that was not tried and may become a source (again)? For a copy not one that is
+/// behind: it becomes one only when all copies are done.
+bool engine::impl::readable_later(const job& it) const {
+    for (std::size_t i = 0; i < max_slots; ++i) {
+        const slot& one = slots_[i];
+        if (!one.used || one.member.state != replica_state::up_to_date || (it.tried & bit(i)) != 0) continue;
+        if (it.owner != job_owner::copy || !one.suspect) return true;
+    }
     return false;
 }
 
@@ -91,6 +104,10 @@ void engine::impl::run(std::uint32_t index, actions& out) {
     it.phase = job_phase::running;
     if (over()) {
         finish_if_idle(index, out);
+        return;
+    }
+    if (it.owner == job_owner::clear) {
+        run_clear(index, out);
         return;
     }
     if (it.claimed && !recovered(it.offset, it.length)) {
@@ -105,7 +122,7 @@ void engine::impl::run(std::uint32_t index, actions& out) {
     else if (it.kind != op_kind::flush)
         run_change(index, writable(), out);
     else
-        run_change(index, it.owner == job_owner::promotion ? bit(it.copy) : required_slots(), out);
+        run_change(index, it.owner == job_owner::trust ? bit(static_cast<slot_index>(it.copy)) : required_slots(), out);
 }
 
 /// Sends a change or flush to `targets`. A required replica that cannot be reached now is owed the change (R4); one
@@ -114,10 +131,12 @@ void engine::impl::run_change(std::uint32_t index, slot_mask targets, actions& o
     for (slot_index i = 0; i < max_slots; ++i) {
         if ((targets & bit(i)) == 0) continue;
         const slot& to = slots_[i];
+        // Also when it is only owed: a resync that begins meanwhile must know of it.
+        if (is_change(jobs_[index].kind)) mark_changed(jobs_[index], i);
         const bool demoting = to.proposal != 0 && to.proposed < replica_state::up_to_date;
         if (to.link == link_state::up && !(required(to) && (demoting || to.lost_changes)))
             send(index, i, out);
-        else if (required(to))
+        else if (required(to) && !is_upkeep(jobs_[index]) && !broken(rule::ack_after_all))
             owe(index, i);
     }
     finish_if_idle(index, out);
@@ -126,9 +145,13 @@ void engine::impl::run_change(std::uint32_t index, slot_mask targets, actions& o
 /// R10: one source, the local one when there is one, else the one with the fewest ops in flight.
 void engine::impl::run_read(std::uint32_t index, actions& out) {
     job& it = jobs_[index];
+    if (it.owner == job_owner::copy && copy_is_void(copies_[it.copy])) {
+        finish(index, out);
+        return;
+    }
     const slot_mask candidates = readable() & static_cast<slot_mask>(~it.tried);
     if (candidates == 0) {
-        if (it.tried != 0 && !readable_later(it.tried)) {
+        if (it.tried != 0 && !readable_later(it)) {
             finish(index, out);  // every replica that could have it says that it cannot be read
             return;
         }
@@ -146,7 +169,26 @@ void engine::impl::run_read(std::uint32_t index, actions& out) {
         if (best == max_slots || slots_[i].flight.size < slots_[best].flight.size) best = i;
     }
     it.phase = job_phase::running;
+    it.leased = now_ < lease_until_ || broken(rule::confirm_reads);
+    it.asked = now_;
     send(index, best, out);
+}
+
+/// E7: gives out the reads for which every required replica has shown since that nobody has fenced us.
+void engine::impl::confirm_reads(actions& out) {
+    if (unconfirmed_.empty()) return;
+    const slot_mask all = required_slots();
+    std::erase_if(unconfirmed_, [&](std::uint32_t index) {
+        job& it = jobs_[index];
+        bool confirmed = true;
+        for (slot_index i = 0; i < max_slots; ++i)
+            if ((all & bit(i)) != 0 && !heard_since(i, it.asked, out)) confirmed = false;
+        if (!confirmed) return false;
+        it.phase = job_phase::running;
+        it.leased = true;
+        finish(index, out);
+        return true;
+    });
 }
 
 void engine::impl::retry_reads(actions& out) {
@@ -213,9 +255,20 @@ void engine::impl::on_op_done(op_result what, actions& out) {
         return;
     }
     it.answered |= bit(from);
+    source.heard = std::max(source.heard, it.sent_at[from]);
     source.backoff = config_.retry_min;
+    if ((it.starved & bit(from)) != 0) {
+        it.starved &= static_cast<slot_mask>(~bit(from));
+        if (--source.starved == 0) {
+            source.full = false;
+            note(out, notice::level::info, describe(from) + ": has space again");
+        }
+    }
     if (is_change(it.kind) && !it.fua) ++source.changes_done;
-    if (it.kind == op_kind::flush) source.changes_flushed = std::max(source.changes_flushed, it.flush_mark[from]);
+    if (it.kind == op_kind::flush) {
+        source.changes_flushed = std::max(source.changes_flushed, it.flush_mark[from]);
+        source.flush_mark = std::max(source.flush_mark, it.sweep);
+    }
     last_stretches_ = std::move(what.stretches);
     finish_if_idle(index, out);
 }
@@ -232,15 +285,19 @@ void engine::impl::on_op_failed(std::uint32_t index, slot_index from, int error,
     if (error == ESHUTDOWN) {
         // Either a higher epoch fenced us or nbdkit is being stopped (it answers ESHUTDOWN then): the next hello tells
         // which, so this is a lost link and not yet R5.
-        if (required(source) && it.kind != op_kind::read && it.kind != op_kind::block_status) owe(index, from);
+        if (required(source) && !is_question(it) && !is_upkeep(it)) owe(index, from);
         fail_link(from, "shut down", out);
-        if (it.kind == op_kind::read || it.kind == op_kind::block_status)
+        if (is_question(it))
             run_read(index, out);
         else
             finish_if_idle(index, out);
         return;
     }
-    if (it.kind == op_kind::read || it.kind == op_kind::block_status) {
+    if (it.owner == job_owner::ping) {
+        finish_if_idle(index, out);
+        return;
+    }
+    if (is_question(it)) {
         note(out, notice::level::warning,
              fmt::format("{}: {} bytes at {} cannot be read: {}; reading another replica", describe(from), it.length,
                          it.offset, text));
@@ -249,15 +306,58 @@ void engine::impl::on_op_failed(std::uint32_t index, slot_index from, int error,
         run_read(index, out);
         return;
     }
+    if (it.kind == op_kind::map_status || it.kind == op_kind::map_clear) {
+        it.error = error;
+        if (it.kind == op_kind::map_clear)  // stays dirty; tried again when it has been idle for another sweep
+            touched_.set(first_chunk(it), last_chunk(it));
+        finish_if_idle(index, out);
+        return;
+    }
     const bool needed = required(source);
-    if (needed) owe(index, from);
+    if (error == ENOSPC && is_change(it.kind) && needed) {
+        on_no_space(index, from, out);
+        return;
+    }
+    if (needed && !is_upkeep(it)) owe(index, from);
     source.demote_at = needed ? now_ : never;
+    if (error == ENOSPC) source.full = true;
     if (!needed) {
         source.resync_at = now_ + source.resync_backoff;
         source.resync_backoff = std::min(source.resync_backoff * 2, resync_backoff_max);
     }
     fail_link(from, fmt::format("refused a change of {} bytes at {}: {}", it.length, it.offset, text), out);
     finish_if_idle(index, out);
+}
+
+/// A drive is full, and nothing of the change was applied there. Held: it is owed like one of a lost link, and tried
+/// again. Failed: the others go on; who applied it takes it back when all have answered.
+void engine::impl::on_no_space(std::uint32_t index, slot_index from, actions& out) {
+    job& it = jobs_[index];
+    slot& source = slots_[from];
+    if (!source.full)
+        note(out, notice::level::error,
+             fmt::format("{}: its drive is full: {}", describe(from),
+                         config_.policy.on_full == full_policy::hold
+                             ? "writes that need space wait until there is some; free space or add a drive"
+                             : "writes that need space fail; free space or add a drive"));
+    source.full = true;
+    // Only who can be read can give back what was there; one that is about to be trusted, or is behind, waits instead.
+    if (it.owner == job_owner::application && config_.policy.on_full == full_policy::fail &&
+        (readable() & bit(from)) != 0) {
+        it.refused |= bit(from);
+        finish_if_idle(index, out);
+        return;
+    }
+    owe(index, from);
+    if ((it.starved & bit(from)) == 0) ++source.starved;
+    it.starved |= bit(from);
+    if (source.space_at == never) source.space_at = now_ + config_.space_retry;
+}
+
+/// Some replicas have a change that another one had no space for.
+bool engine::impl::must_take_back(const job& it) const {
+    const slot_mask required_now = required_slots();
+    return (it.refused & required_now) != 0 && (it.answered & static_cast<slot_mask>(~it.refused) & writable()) != 0;
 }
 
 void engine::impl::finish_if_idle(std::uint32_t index, actions& out) {
@@ -269,11 +369,27 @@ void engine::impl::finish_if_idle(std::uint32_t index, actions& out) {
 void engine::impl::finish(std::uint32_t index, actions& out) {
     job& it = jobs_[index];
     INVARIANT(it.in_flight == 0 && it.owed == 0, "job finished while replicas work on it");
+    if (it.refused != 0 && !over()) {
+        if ((it.refused & required_slots()) != 0) it.error = ENOSPC;  // else they were demoted: it is made
+        if (must_take_back(it)) {
+            take_back(index, out);
+            return;
+        }
+    }
+    if (it.owner == job_owner::application && it.kind == op_kind::read && it.answered != 0 && !it.leased && !over()) {
+        if (it.claimed) locks_.release(it.claim, granted_);  // the data is here; only its answer waits
+        it.claimed = false;
+        it.phase = job_phase::unconfirmed;
+        unconfirmed_.push_back(index);
+        return;
+    }
+    if (is_change(it.kind)) touched_.set(first_chunk(it), last_chunk(it));
     it.phase = job_phase::idle;
+    if (it.owner == job_owner::application && it.copy != nobody) copies_[it.copy].job = nobody;
     if (it.claimed) locks_.release(it.claim, granted_);
     it.claimed = false;
     if ((it.kind == op_kind::read || it.kind == op_kind::block_status) && it.answered != 0) it.error = 0;
-    if (it.kind == op_kind::flush && it.owner != job_owner::promotion && it.answered == 0 && !over() && it.error == 0) {
+    if (it.kind == op_kind::flush && !is_upkeep(it) && it.answered == 0 && !over() && it.error == 0) {
         // Every replica that it was sent to was demoted, so another one was promoted meanwhile: flush that one.
         it.phase = job_phase::running;
         run(index, out);
@@ -286,11 +402,23 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
             on_copy_job(it.copy, it, stretches, out);
             break;
         }
-        case job_owner::promotion:
-            on_promotion_flushed(static_cast<slot_index>(it.copy), it.answered != 0 ? 0 : EIO, out);
+        case job_owner::trust:
+            on_trust_flushed(static_cast<slot_index>(it.copy), it.answered != 0 ? 0 : EIO, out);
             break;
         case job_owner::detach:
-            if (!over()) state_ = engine_state::detached;
+            if (!over()) queue_clears(sweep_, false);
+            detach_flushed_ = true;
+            break;
+        case job_owner::map: {
+            const std::vector<stretch> told = std::exchange(last_stretches_, {});
+            on_map_job(it, told, out);
+            break;
+        }
+        case job_owner::clear: on_clear_done(it); break;
+        case job_owner::upkeep: upkeep_flush_ = false; break;
+        case job_owner::ping:
+            slots_[it.copy].pinged = false;
+            if (it.answered != 0) consider_demotions(out);
             break;
     }
     free_jobs_.push_back(index);
@@ -301,8 +429,9 @@ void engine::impl::complete_application(job& it, actions& out) {
     int error = it.error;
     if (state_ == engine_state::lost)
         error = EIO;
-    else if (state_ == engine_state::fenced)
+    else if (state_ == engine_state::fenced && !broken(rule::silent_after_fence))
         error = ESHUTDOWN;  // R5: never an acknowledgement afterwards
+    active_at_ = now_;
     // E1's other half: a change that no replica has answered must never be acknowledged.
     if (error == 0 && it.answered == 0) error = EIO;
     if (error == 0 && it.kind == op_kind::read) {

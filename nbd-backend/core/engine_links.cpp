@@ -12,10 +12,14 @@
 
 #include <algorithm>
 
+#include "nbd-backend/base/canary.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/engine_impl.hpp"
 
 namespace weft::core {
+
+using canary::broken;
+using canary::rule;
 
 /// R3's "every replica that the record calls up_to_date", and one that is about to be called so.
 bool engine::impl::required(const slot& it) const {
@@ -27,7 +31,8 @@ void engine::impl::connect(slot_index index, actions& out) {
     it.retry_at = never;
     if (over() || it.removed || it.member.state == replica_state::failed) return;
     it.link = link_state::connecting;
-    ++it.session;
+    it.connect_at = now_;
+    if (it.session == 0 || !broken(rule::new_session)) ++it.session;
     out.links.push_back({link_action::connect, index, it.session});
 }
 
@@ -42,16 +47,21 @@ void engine::impl::fail_link(slot_index index, std::string why, actions& out) {
 void engine::impl::on_link_up(slot_index index, const link_hello& hello, actions& out) {
     slot& it = slots_[index];
     it.link = link_state::up;
+    it.heard = std::max(it.heard, it.connect_at);
     it.trouble.clear();
     const bool known = !it.boot_id.empty();
     bool rebooted = known && it.boot_id != hello.boot_id;
     if (!known && !config_.clean) rebooted = !hello.prior_boot_id.empty() && hello.prior_boot_id != hello.boot_id;
+    if (broken(rule::same_kernel)) rebooted = false;
     it.boot_id = hello.boot_id;
+    if (rebooted) it.noticed = now_;
     if (rebooted && it.changes_done > it.changes_flushed) it.lost_changes = true;
     if (over()) {
         fail_link(index, "the engine has ended", out);
         return;
     }
+    // A kernel's death may bring cleared bits back: harmless, but only what the mirror knows is ever cleared again.
+    if ((!it.map_known || rebooted) && !it.map_asked) ask_map(index, 0, out);
     if (required(it)) {
         on_required_link_up(index, rebooted, out);
     } else {
@@ -94,9 +104,12 @@ void engine::impl::welcome_back(slot_index index, actions& out) {
 void engine::impl::on_rebooted(slot_index index, actions& out) {
     slot& it = slots_[index];
     it.demote_at = never;
-    if (may_demote(index)) {
-        propose(index, replica_state::outdated, "its host restarted before acknowledged writes were flushed", out);
-        return;
+    switch (may_demote(index, it.noticed, out)) {
+        case verdict::yes:
+            propose(index, replica_state::outdated, "its host restarted before acknowledged writes were flushed", out);
+            return;
+        case verdict::not_yet: return;  // consider_demotions() comes here again
+        case verdict::no: break;
     }
     slot_mask sources = 0;
     for (slot_index i = 0; i < max_slots; ++i) {
@@ -104,7 +117,7 @@ void engine::impl::on_rebooted(slot_index index, actions& out) {
         if (other.used && other.member.state == replica_state::up_to_date && !other.suspect && !other.lost_changes)
             sources |= bit(i);
     }
-    if (sources == 0) {
+    if (sources == 0 && !it.member.recovering) {
         fail_everything(engine_state::lost,
                         fmt::format("{}: its host restarted before acknowledged writes were flushed, and no other "
                                     "up_to_date replica has them; attach the volume again",
@@ -115,20 +128,60 @@ void engine::impl::on_rebooted(slot_index index, actions& out) {
     // No source is reachable: nothing is sent to it (the record still trusts it, and so would the next writer if this
     // replica's server saw changes under its new kernel), I/O holds, and consider_demotions() comes here again.
     if ((readable() & sources) == 0) return;
+    if (it.member.recovering)
+        recover_in_place(index, out);
+    else
+        propose(index, replica_state::up_to_date, "its host restarted before acknowledged writes were flushed", out,
+                true);
+}
+
+/// The record says that this replica is behind, so the next writer will know too: from here on it may be sent changes.
+void engine::impl::recover_in_place(slot_index index, actions& out) {
+    slot& it = slots_[index];
     it.lost_changes = false;
     it.suspect = true;
+    it.trusting = false;
     it.changes_done = it.changes_flushed = 0;
-    note(out, notice::level::warning,
-         fmt::format("{}: its host restarted before acknowledged writes were flushed; recovering it", describe(index)));
-    begin_recovery(out);
+    begin_recovery(describe(index) + ": its host restarted before acknowledged writes were flushed", out);
     resend_owed(index, out);
 }
 
+/// A replica that was recovered in place is flushed, because a flush may have been acknowledged for writes that it did
+/// not have then; after that the record may stop calling it recovering.
+void engine::impl::consider_trust(actions& out) {
+    if (!unrecovered_.empty() || !damaged_.empty()) return;
+    for (slot_index i = 0; i < max_slots; ++i) {
+        slot& it = slots_[i];
+        if (!it.used || it.removed || !it.suspect || it.trusting || it.proposal != 0 || it.lost_changes) continue;
+        if (it.member.state != replica_state::up_to_date || it.link != link_state::up) continue;
+        it.trusting = true;
+        const std::uint32_t flush = new_job(op_kind::flush, job_owner::trust, 0, 0, nullptr);
+        jobs_[flush].copy = i;
+        run(flush, out);
+    }
+}
+
 /// The session goes on counting: the servers would refuse a smaller one under the same epoch.
-void engine::impl::free_slot(slot& it) {
+/// An order to clear that this replica has carried out says nothing about the next one in its place.
+void engine::impl::free_slot(slot_index index) {
+    slot& it = slots_[index];
+    for (job& one : jobs_)
+        if (one.owner == job_owner::clear) one.answered &= static_cast<slot_mask>(~bit(index));
     const std::uint64_t session = it.session;
     it = slot{};
     it.session = session;
+    slot_mask left = 0;
+    for (slot_index i = 0; i < max_slots; ++i)
+        if (slots_[i].used) left |= bit(i);
+    dirty_ = dirty_on(left);  // what was dirty on it alone nobody can clear any more
+}
+
+void engine::impl::use_slot(slot& it, const replica_member& member) {
+    it.used = true;
+    it.member = member;
+    it.suspect = member.recovering && !broken(rule::recovering_no_source);
+    it.backoff = config_.retry_min;
+    it.dirty = region_set(dirty_.size());
 }
 
 void engine::impl::on_link_down(slot_index index, link_loss loss, actions& out) {
@@ -145,7 +198,7 @@ void engine::impl::on_link_down(slot_index index, link_loss loss, actions& out) 
     if (!required(it)) release_owed(index, out);
 
     if (it.removed) {
-        free_slot(it);
+        free_slot(index);
         return;
     }
     it.retry_at = now_ + it.backoff;
@@ -165,12 +218,12 @@ void engine::impl::retire_flight(slot_index index, actions& out) {
         job& work = jobs_[which];
         unlink(it.flight, which, index);
         work.in_flight &= static_cast<slot_mask>(~bit(index));
-        if (over()) {
+        if (over() || is_upkeep(work)) {
             finish_if_idle(which, out);
         } else if (work.kind == op_kind::read || work.kind == op_kind::block_status) {
             run_read(which, out);
         } else {
-            if (required(it)) owe(which, index);
+            if (required(it) && !broken(rule::ack_after_all)) owe(which, index);
             finish_if_idle(which, out);
         }
     }
@@ -183,6 +236,8 @@ void engine::impl::release_owed(slot_index index, actions& out) {
         unlink(it.owed, which, index);
         --owed_total_;
         jobs_[which].owed &= static_cast<slot_mask>(~bit(index));
+        if ((jobs_[which].starved & bit(index)) != 0) --it.starved;
+        jobs_[which].starved &= static_cast<slot_mask>(~bit(index));
         finish_if_idle(which, out);
     }
 }
@@ -199,16 +254,34 @@ void engine::impl::resend_owed(slot_index index, actions& out) {
     }
 }
 
-/// E6.
-bool engine::impl::may_demote(slot_index index) const {
-    std::uint32_t others = 0;
+/// E6. `not_yet`: enough others seem to be there; they were asked for a sign of life.
+engine::impl::verdict engine::impl::may_demote(slot_index index, instant since, actions& out) {
+    const std::uint32_t needed = std::max(config_.min_replicas, 1U);
+    std::uint32_t there = 0;
+    std::uint32_t sure = 0;
     for (slot_index i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
-        if (i != index && it.used && !it.removed && it.member.state == replica_state::up_to_date && it.proposal == 0 &&
-            it.link == link_state::up && !it.suspect && !it.lost_changes)
-            ++others;
+        if (i == index || !it.used || it.removed || it.member.state != replica_state::up_to_date || it.proposal != 0 ||
+            it.link != link_state::up || it.suspect || it.lost_changes)
+            continue;
+        ++there;
+        if (heard_since(i, since, out)) ++sure;
     }
-    return others >= std::max(config_.min_replicas, 1U);
+    if (broken(rule::demote_last)) return verdict::yes;
+    if (there < needed) return verdict::no;
+    return sure >= needed ? verdict::yes : verdict::not_yet;
+}
+
+/// Has the replica answered something that was sent at that instant or later? If not, it is asked to.
+bool engine::impl::heard_since(slot_index index, instant since, actions& out) {
+    slot& it = slots_[index];
+    if (it.heard >= since) return true;
+    if (it.link != link_state::up || it.pinged) return false;
+    it.pinged = true;
+    const std::uint32_t ping = new_job(op_kind::block_status, job_owner::ping, 0, block_bytes, nullptr);
+    jobs_[ping].copy = index;
+    send(ping, index, out);
+    return false;
 }
 
 void engine::impl::consider_demotions(actions& out) {
@@ -216,7 +289,9 @@ void engine::impl::consider_demotions(actions& out) {
     for (slot_index i = 0; i < max_slots; ++i) {
         slot& it = slots_[i];
         if (!it.used || it.removed || it.proposal != 0 || !required(it)) continue;
-        const bool restarted = state_ == engine_state::fencing && it.suspect && it.link == link_state::up;
+        // After an orderly end nothing can be missing on any of them.
+        const bool restarted =
+            state_ == engine_state::fencing && !config_.clean && it.suspect && it.link == link_state::up;
         if (it.member.state != replica_state::up_to_date) continue;  // promoting: the record does not trust it yet
         if (serving() && it.lost_changes && it.link == link_state::up) {
             on_rebooted(i, out);
@@ -224,19 +299,21 @@ void engine::impl::consider_demotions(actions& out) {
             continue;
         }
         const bool due = it.link != link_state::up && it.demote_at <= now_;
-        if ((due || restarted) && may_demote(i))
+        if ((due || restarted) && may_demote(i, restarted ? it.noticed : it.demote_at, out) == verdict::yes)
             propose(i, replica_state::outdated,
                     restarted ? "its host restarted while the volume was in use" : it.trouble, out);
     }
 }
 
-void engine::impl::propose(slot_index index, replica_state to, std::string reason, actions& out) {
+void engine::impl::propose(slot_index index, replica_state to, std::string reason, actions& out, bool recovering) {
     slot& it = slots_[index];
     INVARIANT(it.proposal == 0, "{}: two proposals at a time", describe(index));
     if (reason.empty()) reason = "cannot be reached";
     it.proposal = next_proposal_++;
     it.proposed = to;
-    out.propose.push_back({it.proposal, index, to, std::move(reason)});
+    it.proposed_recovering = recovering;
+    if (broken(rule::record_before_release) && to == replica_state::outdated) release_owed(index, out);
+    out.propose.push_back({it.proposal, index, to, std::move(reason), recovering});
 }
 
 void engine::impl::on_proposal_result(std::uint64_t id, proposal_outcome outcome, actions& out) {
@@ -249,7 +326,7 @@ void engine::impl::on_proposal_result(std::uint64_t id, proposal_outcome outcome
                 fail_everything(engine_state::fenced, "the record names another epoch (R5)", out);
                 return;
             case proposal_outcome::committed: on_committed(i, it.proposed, out); break;
-            case proposal_outcome::refused: on_refused(i, it.proposed, out); break;
+            case proposal_outcome::refused: on_refused(i, out); break;
         }
         retry_reads(out);
         consider_demotions(out);
@@ -259,6 +336,10 @@ void engine::impl::on_proposal_result(std::uint64_t id, proposal_outcome outcome
 
 void engine::impl::on_committed(slot_index index, replica_state to, actions& out) {
     slot& it = slots_[index];
+    if (to == replica_state::up_to_date && it.member.state == replica_state::up_to_date) {
+        on_recovering_committed(index, it.proposed_recovering, out);
+        return;
+    }
     it.member.state = to;
     if (to == replica_state::up_to_date) {
         it.promoting = false;
@@ -274,18 +355,36 @@ void engine::impl::on_committed(slot_index index, replica_state to, actions& out
         return;
     }
     it.promoting = false;
-    it.suspect = it.lost_changes = false;
+    it.suspect = it.trusting = it.lost_changes = it.member.recovering = false;
     it.demote_at = never;
     stop_resync(index);
     release_owed(index, out);
     note(out, notice::level::warning, describe(index) + " is " + std::string(weft::to_string(to)));
     consider_serving(out);
-    if (serving()) consider_resync(index, out);
+    for (slot_index i = 0; i < max_slots; ++i) consider_resync(i, out);
 }
 
-void engine::impl::on_refused(slot_index index, replica_state to, actions& out) {
+/// The record calls an up_to_date replica recovering now, or does so no more.
+void engine::impl::on_recovering_committed(slot_index index, bool recovering, actions& out) {
     slot& it = slots_[index];
-    if (to < replica_state::up_to_date && required(it)) {
+    it.member.recovering = recovering;
+    it.suspect = recovering;
+    it.trusting = false;
+    note(out, recovering ? notice::level::warning : notice::level::info,
+         describe(index) + (recovering ? " is recovering: its host restarted, and no replica may be spared meanwhile"
+                                       : " has everything again"));
+    if (state_ == engine_state::fencing)
+        consider_serving(out);
+    else
+        welcome_back(index, out);
+}
+
+void engine::impl::on_refused(slot_index index, actions& out) {
+    slot& it = slots_[index];
+    if (required(it) && it.member.state == replica_state::up_to_date) {
+        it.trusting = false;
+        if (state_ == engine_state::fencing) it.demote_at = now_ + config_.retry_max;  // asked again then
+        if (state_ == engine_state::fencing) return;
         // Still required. Reachable: it gets what it is owed. Else ask again after another window.
         it.demote_at = never;
         welcome_back(index, out);
@@ -304,21 +403,38 @@ void engine::impl::consider_serving(actions& out) {
     std::uint32_t trusted = 0;
     for (const slot& it : slots_) {
         if (!it.used || !required(it)) continue;
+        if (it.link != link_state::up && broken(rule::fence_every_replica)) continue;
         if (it.link != link_state::up || it.proposal != 0) return;
         ++fenced;
         if (!it.suspect) ++trusted;
     }
     if (fenced == 0) return;
-    if (trusted == 0) {
-        // All hosts restarted: nothing unflushed is left anywhere, any of them has what was flushed (law 1).
-        for (slot& it : slots_) it.suspect = false;
-    } else if (trusted < fenced && trusted >= std::max(config_.min_replicas, 1U)) {
-        return;  // consider_demotions() proposes to demote those that restarted
+    if (!config_.clean) {
+        if (fenced > 1 && !maps_known(required_slots())) return;  // R7 needs to know where they may differ
+        // All hosts restarted: nothing unflushed is left anywhere, any of them has what was flushed (law 1), but for
+        // those of which the record knows that they are behind.
+        for (slot& it : slots_) {
+            if (trusted > 0 || !it.used || !required(it) || it.member.recovering) continue;
+            it.suspect = it.lost_changes = false;
+            it.changes_done = it.changes_flushed = 0;
+        }
+        if (trusted > 0 && trusted < fenced) {
+            if (trusted >= std::max(config_.min_replicas, 1U)) return;  // consider_demotions() proposes to demote them
+            bool marked = true;
+            for (slot_index i = 0; i < max_slots; ++i) {
+                if (!slots_[i].used || !required(slots_[i]) || !slots_[i].suspect || slots_[i].member.recovering)
+                    continue;
+                propose(i, replica_state::up_to_date, "its host restarted while the volume was in use", out, true);
+                marked = false;
+            }
+            if (!marked) return;
+        }
     }
     state_ = engine_state::serving;
-    if (!config_.clean && fenced > 1) begin_recovery(out);
+    if (!config_.clean && fenced > 1) begin_recovery("unclean end of the last writer", out);
     note(out, notice::level::info, fmt::format("serving from {} up_to_date replica{}", fenced, fenced == 1 ? "" : "s"));
     for (const std::uint32_t index : std::exchange(parked_, {})) admit(index, out);
+    consider_scrub(out);
     for (slot_index i = 0; i < max_slots; ++i)
         if (slots_[i].used && !required(slots_[i])) consider_resync(i, out);
 }
@@ -338,7 +454,7 @@ void engine::impl::on_membership(const std::vector<replica_member>& members, act
         stop_resync(i);
         release_owed(i, out);
         if (it.link == link_state::down)
-            free_slot(it);
+            free_slot(i);
         else
             fail_link(i, "removed from the record", out);
     }
@@ -352,12 +468,12 @@ void engine::impl::on_membership(const std::vector<replica_member>& members, act
             note(out, notice::level::warning, "no slot is free for replica " + member.id.str());
             continue;
         }
-        free->used = true;
-        free->member = member;
-        free->backoff = config_.retry_min;
+        use_slot(*free, member);
         connect(static_cast<slot_index>(free - slots_.begin()), out);
     }
     consider_serving(out);
+    retry_reads(out);
+    consider_demotions(out);  // the one that went may have been what another one waited for
 }
 
 }  // namespace weft::core

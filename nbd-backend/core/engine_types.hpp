@@ -34,16 +34,18 @@ static_assert(max_slots <= 8 * sizeof(slot_mask));
 /// NBD requests carry 32-bit lengths; the plugins advertise this as their maximum block size.
 inline constexpr std::uint32_t max_request_bytes = 32 * 1024 * 1024;
 
-enum class op_kind : std::uint8_t { read, write, zero, trim, flush, block_status };
+/// The first five are for applications. block_status asks for holes; the map ops are about the replica's write-intent
+/// bitmap (R6) and go to its map export: map_status asks which regions are dirty, map_clear declares a range clean.
+enum class op_kind : std::uint8_t { read, write, zero, trim, flush, block_status, map_status, map_clear };
 
 /// What an application asks of the extent. `data` must stay valid until the completion with this cookie is returned.
 struct request {
-    op_kind kind = op_kind::read;  // block_status is not for applications
-    bool fua = false;              // write, zero, trim: durable before it is acknowledged
-    std::uint64_t offset = 0;      // bytes, multiple of block_bytes (flush: ignored)
-    std::uint32_t length = 0;      // bytes, multiple of block_bytes, > 0 (flush: ignored)
-    std::byte* data = nullptr;     // read: destination; write: source (never written to)
-    void* cookie = nullptr;        // returned with the completion
+    op_kind kind = op_kind::read;
+    bool fua = false;           // write, zero, trim: durable before it is acknowledged
+    std::uint64_t offset = 0;   // bytes, multiple of block_bytes (flush: ignored)
+    std::uint32_t length = 0;   // bytes, multiple of block_bytes, > 0 (flush: ignored)
+    std::byte* data = nullptr;  // read: destination; write: source (never written to)
+    void* cookie = nullptr;     // returned with the completion
 };
 
 struct completion {
@@ -63,16 +65,16 @@ struct io_op {
     std::byte* data = nullptr;  // owned by the application or the engine until the op is retired
 };
 
-/// A stretch of a replica as block_status tells it.
+/// A stretch of a replica as block_status or map_status tells it.
 struct stretch {
     std::uint64_t length = 0;  // bytes
-    bool hole = false;         // reads as zero and occupies no space
+    bool hole = false;         // block_status: reads as zero and occupies no space; map_status: clean
 };
 
 struct op_result {
     std::uint64_t id = 0;
     int error = 0;                   // errno from the replica; ESHUTDOWN = fenced, or its server is stopping
-    std::vector<stretch> stretches;  // block_status only: at least one, from the op's offset on
+    std::vector<stretch> stretches;  // block_status, map_status: at least one, from the op's offset on
 };
 
 enum class link_action : std::uint8_t { connect, disconnect };
@@ -109,6 +111,9 @@ struct proposal {
     slot_index slot = 0;
     replica_state to = replica_state::outdated;
     std::string reason;
+    /// With `to` up_to_date: its host forgot acknowledged writes and min_replicas forbids to demote it, so it is made
+    /// equal in place; until then no writer may use it as a source. False ends that.
+    bool recovering = false;
 };
 
 enum class proposal_outcome : std::uint8_t {
@@ -147,7 +152,26 @@ struct actions {
 struct replica_member {
     replica_id id;
     replica_state state = replica_state::inconsistent;
-    bool local = false;  // on the writer's own node: preferred for reads (R10)
+    bool local = false;       // on the writer's own node: preferred for reads (R10)
+    bool recovering = false;  // up_to_date, but behind until it was made equal: never a source (see proposal)
+};
+
+/// What happens to a write that a replica has no space for.
+enum class full_policy : std::uint8_t {
+    hold,  // it waits until there is space again; reads and writes that need no space go on
+    fail,  // it fails with ENOSPC; the replicas are made equal there
+};
+
+std::string_view to_string(full_policy policy) noexcept;
+
+/// What may change while the volume is attached.
+struct engine_policy {
+    std::uint64_t resync_rate = 0;  // bytes per second that copies in the background may move together; 0: no limit
+    full_policy on_full = full_policy::hold;
+    std::uint64_t scrub = 0;  // serial of the scrub that is wanted: one with a higher serial than the last begins
+    std::uint32_t min_replicas = 0;  // R4: from now on as engine_config::min_replicas; 0: as it was
+
+    friend bool operator==(const engine_policy&, const engine_policy&) = default;
 };
 
 struct engine_config {
@@ -164,6 +188,12 @@ struct engine_config {
     std::uint32_t chunk_bytes = 4 * 1024 * 1024;       // resync and recovery copy and lock this much at a time
     std::uint32_t piece_bytes = 1024 * 1024;           // one read and one write of a copy; divides chunk_bytes
     std::uint32_t copies_max = 4;                      // chunks in flight per extent
+
+    engine_policy policy;
+    std::chrono::milliseconds clear_idle{5000};     // R6: a region without a change for this long is cleared (lazily)
+    std::chrono::milliseconds space_retry{500};     // full_policy::hold: how often a write without space is tried again
+    std::chrono::milliseconds busy_window{200};     // an application that was active within this makes copies yield …
+    std::uint64_t busy_rate = 64ULL * 1024 * 1024;  // … to this many bytes per second, if the policy allows more
 };
 
 enum class engine_state : std::uint8_t {
@@ -185,12 +215,27 @@ struct slot_status {
     bool resyncing = false;
     std::uint64_t resync_done_bytes = 0;    // of size_bytes, holes included
     std::uint64_t resync_copied_bytes = 0;  // data that crossed the network
+    bool recovering = false;                // as replica_member
+    bool full = false;                      // it has no space for a write that waits
+};
+
+/// The scrub of an extent: every replica's bytes compared.
+struct scrub_status {
+    std::uint64_t serial = 0;  // of the one that runs or ran last; 0: none since attach
+    bool running = false;
+    std::uint64_t done_bytes = 0;       // of size_bytes
+    std::uint64_t differing_bytes = 0;  // found different between up_to_date replicas, or unreadable on one (checksum)
+    std::uint64_t repaired_bytes = 0;   // of those: made equal again
+    std::uint64_t undecided_bytes = 0;  // of those repaired: no checksum or majority said which replica was right
 };
 
 struct engine_status {
     engine_state state = engine_state::fencing;
     std::vector<slot_status> slots;
-    std::uint64_t recovery_left_bytes = 0;      // R7: not yet known to be equal
+    std::uint64_t recovery_left_bytes = 0;  // R7: not yet known to be equal
+    std::uint64_t dirty_bytes = 0;          // R6: in regions that are dirty on some replica
+    bool waiting_for_space = false;         // full_policy::hold: a write waits for a replica's drive
+    scrub_status scrub;
     std::uint32_t requests_in_flight = 0;       // application requests
     bool holding = false;                       // R4: some request waits for a demotion or a replica's return
     std::chrono::milliseconds held_for{0};      // the present hold

@@ -14,6 +14,7 @@ namespace weft::core {
 namespace {
 
 constexpr std::string_view no_boot_id = "-";
+constexpr std::string_view map_suffix = "/dirty";
 
 /// Decimal without sign or leading zeros.
 std::optional<std::uint64_t> parse_number(std::string_view text) {
@@ -35,8 +36,8 @@ std::string excerpt(std::string_view text) {
 error bad_name(std::string_view text) {
     return error{errc::invalid_argument,
                  fmt::format("'{}' is not the name of an export: expected <replica uuid>/<epoch>/<session>, or "
-                             "<replica uuid> for a read-only look",
-                             excerpt(text))};
+                             "<replica uuid> for a read-only look, with {} behind it for the bitmap",
+                             excerpt(text), map_suffix)};
 }
 
 error bad_description(std::string_view field, std::string_view text) {
@@ -62,12 +63,14 @@ std::optional<std::string_view> next_value(std::string_view& rest, std::string_v
 
 result<export_name> parse_export_name(std::string_view text) {
     export_name name;
-    const std::string_view id = text.substr(0, text.find('/'));
+    name.is_map = text.ends_with(map_suffix);
+    const std::string_view path = text.substr(0, text.size() - (name.is_map ? map_suffix.size() : 0));
+    const std::string_view id = path.substr(0, path.find('/'));
     if (!is_uuid(id)) return bad_name(text);
     name.replica = replica_id{std::string(id)};
-    if (id.size() == text.size()) return name;
+    if (id.size() == path.size()) return name;
 
-    const std::string_view numbers = text.substr(id.size() + 1);
+    const std::string_view numbers = path.substr(id.size() + 1);
     const auto slash = numbers.find('/');
     if (slash == std::string_view::npos) return bad_name(text);
     const auto epoch = parse_number(numbers.substr(0, slash));
@@ -79,9 +82,10 @@ result<export_name> parse_export_name(std::string_view text) {
 
 std::string render(const export_name& name) {
     INVARIANT(is_uuid(name.replica.str()), "'{}' is not a replica's id", excerpt(name.replica.str()));
-    if (!name.is_writer()) return name.replica.str();
+    const std::string_view suffix = name.is_map ? map_suffix : std::string_view();
+    if (!name.is_writer()) return fmt::format("{}{}", name.replica.str(), suffix);
     INVARIANT(name.key.session != 0, "a writer of epoch {} without a session", name.key.epoch);
-    return fmt::format("{}/{}/{}", name.replica.str(), name.key.epoch, name.key.session);
+    return fmt::format("{}/{}/{}{}", name.replica.str(), name.key.epoch, name.key.session, suffix);
 }
 
 bool is_boot_id(std::string_view text) noexcept {

@@ -3,6 +3,7 @@
 //
 //   name         <replica uuid>/<epoch>/<session>   a writer's connection; decimal, no leading zeros, both >= 1
 //                <replica uuid>                     a read-only look for administrators: fences nobody, never writes
+//                …/dirty behind either              the replica's write-intent bitmap (R6) instead of its data
 //   description  weft-replica v=1 status=ok boot=<id> epoch=7 session=2 prior=<id or ->
 //
 // NBD cannot tell the reason of a refused open, so a stale writer is let in with status=fenced and every request of its
@@ -23,7 +24,8 @@ namespace weft::core {
 
 struct export_name {
     replica_id replica;
-    fence_key key;  // {0, 0}: a look, not a writer
+    fence_key key;        // {0, 0}: a look, not a writer
+    bool is_map = false;  // the bitmap
 
     [[nodiscard]] bool is_writer() const noexcept { return key.epoch != 0; }
     friend bool operator==(const export_name&, const export_name&) = default;

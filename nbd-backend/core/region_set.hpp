@@ -2,6 +2,7 @@
 // A set of equal-sized regions of an extent, by index. Pure; at most one bit per region, counted.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <vector>
@@ -28,8 +29,23 @@ public:
         if (test(i)) --count_;
         words_[i / 64] &= ~(std::uint64_t{1} << (i % 64));
     }
+    void set(std::uint64_t first, std::uint64_t last) noexcept {
+        for (std::uint64_t i = first; i <= last; ++i) set(i);
+    }
     void set_all() noexcept {
         for (std::uint64_t i = 0; i < regions_; ++i) set(i);
+    }
+    void clear_all() noexcept {
+        std::fill(words_.begin(), words_.end(), 0);
+        count_ = 0;
+    }
+    /// Union. Precondition: of the same size.
+    void add(const region_set& other) noexcept {
+        count_ = 0;
+        for (std::size_t i = 0; i < words_.size(); ++i) {
+            words_[i] |= other.words_[i];
+            count_ += static_cast<std::uint64_t>(std::popcount(words_[i]));
+        }
     }
 
     /// The first member >= from, or none.

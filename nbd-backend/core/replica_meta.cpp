@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nbd-backend/core/replica_meta.hpp"
 
-#include <boost/crc.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +10,8 @@
 #include <utility>
 
 #include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/core/block_sum.hpp"
+#include "nbd-backend/core/crc32c.hpp"
 #include "nbd-backend/core/export_name.hpp"
 
 namespace weft::core {
@@ -77,13 +78,9 @@ bool is_zero(std::span<const std::byte> bytes) {
 
 /// CRC-32C of all bytes with the four of the checksum itself taken as 0.
 std::uint32_t checksum_of(std::span<const std::byte> bytes, std::size_t checksum_offset) {
-    boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
     constexpr std::array<std::byte, sizeof(std::uint32_t)> zero{};
-    const std::size_t after = checksum_offset + zero.size();
-    crc.process_bytes(bytes.data(), checksum_offset);
-    crc.process_bytes(zero.data(), zero.size());
-    crc.process_bytes(bytes.data() + after, bytes.size() - after);
-    return crc.checksum();
+    const auto before = crc32c(zero, crc32c(bytes.first(checksum_offset)));
+    return crc32c(bytes.subspan(checksum_offset + zero.size()), before);
 }
 
 int nibble(char c) {
@@ -244,6 +241,13 @@ replica_meta with_change_boot_id(const replica_meta& meta, std::string boot_id) 
     return changed;
 }
 
+replica_meta with_incompat(const replica_meta& meta, std::uint64_t features) {
+    replica_meta marked = meta;
+    marked.generation = meta.generation + 1;
+    marked.incompat |= features;
+    return marked;
+}
+
 std::uint64_t region_count(const replica_meta& meta) noexcept {
     return (meta.size_bytes + meta.region_bytes - 1) / meta.region_bytes;
 }
@@ -256,18 +260,26 @@ std::uint64_t meta_file_bytes(const replica_meta& meta) noexcept {
     return bitmap_offset_bytes + bitmap_page_count(meta) * bitmap_page_bytes;
 }
 
+std::uint64_t sums_file_bytes(const replica_meta& meta) noexcept {
+    return meta.size_bytes / block_bytes * block_sum_bytes;
+}
+
 bitmap_page encode_birth_page(const replica_meta& meta, std::uint64_t index) {
     INVARIANT(index < bitmap_page_count(meta), "bitmap page {} of {}", index, bitmap_page_count(meta));
     bitmap_page bytes{};
-    store_text(bytes, page_at::magic, page_magic);
-    store<std::uint64_t>(bytes, page_at::index, index);
     if (!meta.born_equal) {
         const auto bits = std::min(bitmap_page_bits, region_count(meta) - index * bitmap_page_bits);
         for (std::uint64_t bit = 0; bit < bits; ++bit)
             bytes[bitmap_page_header_bytes + bit / 8] |= static_cast<std::byte>(1U << (bit % 8));
     }
-    store<std::uint32_t>(bytes, page_at::checksum, checksum_of(bytes, page_at::checksum));
+    seal_bitmap_page(bytes, index);
     return bytes;
+}
+
+void seal_bitmap_page(bitmap_page& bytes, std::uint64_t index) noexcept {
+    store_text(bytes, page_at::magic, page_magic);
+    store<std::uint64_t>(bytes, page_at::index, index);
+    store<std::uint32_t>(bytes, page_at::checksum, checksum_of(bytes, page_at::checksum));
 }
 
 result<std::span<const std::byte>> decode_bitmap_page(std::span<const std::byte> bytes, std::uint64_t index) {

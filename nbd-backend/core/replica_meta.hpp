@@ -40,10 +40,14 @@ inline constexpr std::uint64_t region_bytes_max = gib;
 /// Largest replica: an off_t must hold it.
 inline constexpr std::uint64_t replica_bytes_max = 4096 * tib;
 
-/// Incompatible feature: the bitmap is kept up to date by every writer since this bit was set (R6). Not set by this
-/// version, which does not keep the bitmap; FORMAT.md says what a version that keeps it does first.
+/// Incompatible feature: the bitmap is kept up to date by every writer since this bit was set (R6). Replicas are born
+/// with it; FORMAT.md says what is done with one that is older.
 inline constexpr std::uint64_t incompat_bitmap_kept = 1;
-inline constexpr std::uint64_t incompat_known = 0;
+/// Incompatible feature: every change keeps the checksums in `sums` (block_sum.hpp).
+inline constexpr std::uint64_t incompat_sums_kept = 2;
+/// Incompatible feature: all space of `data` is allocated and stays so; zeroing and trimming do not give it back.
+inline constexpr std::uint64_t incompat_thick = 4;
+inline constexpr std::uint64_t incompat_known = incompat_bitmap_kept | incompat_sums_kept | incompat_thick;
 
 struct replica_meta {
     std::uint64_t incompat = 0;    // features that a reader must know
@@ -57,6 +61,9 @@ struct replica_meta {
     bool born_equal = true;                             // false: added to an existing extent, born with every bit set
     std::string change_boot_id;  // of the kernel under which the last change was admitted; empty: none ever was
 
+    [[nodiscard]] bool keeps_bitmap() const noexcept { return (incompat & incompat_bitmap_kept) != 0; }
+    [[nodiscard]] bool keeps_sums() const noexcept { return (incompat & incompat_sums_kept) != 0; }
+    [[nodiscard]] bool is_thick() const noexcept { return (incompat & incompat_thick) != 0; }
     friend bool operator==(const replica_meta&, const replica_meta&) = default;
 };
 
@@ -86,14 +93,21 @@ replica_meta with_epoch(const replica_meta& meta, std::uint64_t epoch);
 /// The same replica when it is about to admit the first change under another kernel; generation + 1.
 replica_meta with_change_boot_id(const replica_meta& meta, std::string boot_id);
 
+/// The same replica with these incompatible features as well; generation + 1.
+replica_meta with_incompat(const replica_meta& meta, std::uint64_t features);
+
 /// Number of regions, of bitmap pages, and the bytes of the whole meta file.
 std::uint64_t region_count(const replica_meta& meta) noexcept;
 std::uint64_t bitmap_page_count(const replica_meta& meta) noexcept;
 std::uint64_t meta_file_bytes(const replica_meta& meta) noexcept;
+/// The bytes of the file of checksums.
+std::uint64_t sums_file_bytes(const replica_meta& meta) noexcept;
 
 /// A page of the bitmap at birth: no bit set, or each that stands for a region. Precondition: index <
 /// bitmap_page_count.
 bitmap_page encode_birth_page(const replica_meta& meta, std::uint64_t index);
+/// Puts everything but the bits into a page whose header is all zeros.
+void seal_bitmap_page(bitmap_page& bytes, std::uint64_t index) noexcept;
 /// The bits of a page, least significant first. Errors: corrupt; the caller then takes every region of it as dirty.
 result<std::span<const std::byte>> decode_bitmap_page(std::span<const std::byte> bytes, std::uint64_t index);
 

@@ -23,6 +23,7 @@ attach_config sample_config() {
     config.clean = true;
     config.min_replicas = 2;
     config.connections = 3;
+    config.policy = {100 * mib, full_policy::fail, 2, 1};
     config.extents = {{1 * gib,
                        {{{replica_id(uuid_a), replica_state::up_to_date, true}, "127.0.0.1", 7480},
                         {{replica_id(uuid_b), replica_state::outdated, false}, "::1", 7481}}},
@@ -35,6 +36,10 @@ engine_status sample_status() {
     status.state = engine_state::serving;
     status.slots = {{replica_id(uuid_a), replica_state::up_to_date, true, false, 0, 0},
                     {replica_id(uuid_b), replica_state::inconsistent, true, true, 5 * mib, 3 * mib}};
+    status.slots[0].recovering = status.slots[0].full = true;
+    status.dirty_bytes = 12 * mib;
+    status.waiting_for_space = true;
+    status.scrub = {3, true, 8 * mib, 12288, 8192, 4096};
     status.recovery_left_bytes = 4 * mib;
     status.requests_in_flight = 3;
     status.holding = true;
@@ -61,6 +66,7 @@ TEST_CASE("control_message: every message encodes, decodes and encodes to the sa
         hello_message{volume_id(uuid_a), 7, 4711},
         status_message{{sample_status(), engine_status{}}},
         propose_message{12, 1, replica_id(uuid_b), replica_state::outdated, "did not answer for 5000 ms"},
+        propose_message{13, 0, replica_id(uuid_b), replica_state::up_to_date, "its host restarted", true},
         notice_message{{notice::level::warning, "replica is \"slow\""}},
         detached_message{false},
         detached_message{true},
@@ -68,8 +74,9 @@ TEST_CASE("control_message: every message encodes, decodes and encodes to the sa
         result_message{12, proposal_outcome::committed, ""},
         result_message{13, proposal_outcome::refused, "the last one"},
         result_message{14, proposal_outcome::fenced, "epoch 8"},
-        members_message{sample_config().extents},
+        members_message{sample_config().extents, {64 * mib, full_policy::fail, 3, 2}},
         detach_message{},
+        lease_message{1234567890123456789},
     };
     for (const control_message& message : all) {
         const std::string line = encode_control(message);
@@ -84,7 +91,8 @@ TEST_CASE("control_message: every message encodes, decodes and encodes to the sa
 
 TEST_CASE("control_message: the wire form is what the documentation of the socket shows") {
     CHECK(encode_control(propose_message{12, 1, replica_id(uuid_b), replica_state::outdated, "gone"}) ==
-          R"({"type":"propose","id":12,"extent":1,"replica":")" + uuid_b + R"(","to":"outdated","reason":"gone"})");
+          R"({"type":"propose","id":12,"extent":1,"replica":")" + uuid_b +
+              R"(","to":"outdated","reason":"gone","recovering":false})");
     CHECK(encode_control(result_message{12, proposal_outcome::committed, ""}) ==
           R"({"type":"result","id":12,"outcome":"committed","text":""})");
 }

@@ -22,7 +22,11 @@ public:
     static constexpr std::uint64_t extent = 4 * chunk;
 
     explicit engine_script(std::vector<replica_state> states, bool clean = true, std::uint32_t min_replicas = 1)
-        : engine_(config(std::move(states), clean, min_replicas)) {
+        : engine_script(config(std::move(states), clean, min_replicas)) {}
+    explicit engine_script(engine_config how) : engine_(how) {
+        for (slot_index i = 0; i < max_slots; ++i)
+            clean_[i] = i < how.members.size() && how.clean && how.members[i].state == replica_state::up_to_date;
+        engine_.on_lease(instant::max());
         engine_.start(now, out);
     }
 
@@ -34,6 +38,8 @@ public:
         c.chunk_bytes = chunk;
         c.piece_bytes = 16 * 1024;
         c.copies_max = 1;
+        c.busy_rate = 0;
+        c.busy_window = std::chrono::milliseconds(0);
         for (std::size_t i = 0; i < states.size(); ++i)
             c.members.push_back({replica_id("r" + std::to_string(i)), states[i], i == 0});
         return c;
@@ -42,22 +48,54 @@ public:
     // Events.
     void up(slot_index slot, const std::string& boot = "b1", const std::string& prior = "") {
         engine_.on_link_up(slot, session(slot), {boot, prior}, now, out);
+        if (answers_maps) tell_map(slot);
+        pong();
+    }
+    /// Gives the engine the signs of life that it asks for (E6, E7).
+    void pong() {
+        const auto ping = [](const io_op& op) {
+            return op.kind == op_kind::block_status && op.offset == 0 && op.length == block_bytes;
+        };
+        while (answers_pings) {
+            const auto found = std::find_if(out.send.begin(), out.send.end(), ping);
+            if (found == out.send.end()) return;
+            const io_op op = *found;
+            out.send.erase(found);
+            engine_.on_op_done({op.id, 0, {{op.length, false}}}, now, out);
+        }
+    }
+    /// Answers the question for the slot's bitmap: with `maps`, else everything is dirty unless the replica is
+    /// up_to_date after a clean end.
+    void tell_map(slot_index slot) {
+        const auto op = take(slot, op_kind::map_status);
+        if (!op) return;
+        const auto told = maps.find(slot);
+        answer(*op, 0, told != maps.end() ? told->second : std::vector<stretch>{{extent, clean_.at(slot)}});
     }
     void down(slot_index slot, link_loss loss = link_loss::dropped) {
         engine_.on_link_down(slot, session(slot), loss, now, out);
+        pong();
     }
     void submit(op_kind kind, std::uint64_t offset, std::uint32_t length, std::uintptr_t cookie, bool fua = false) {
         engine_.submit({kind, fua, offset, length, buffer_.data(), reinterpret_cast<void*>(cookie)}, now, out);
+        pong();
     }
     void pass(std::chrono::milliseconds time) {
         now += time;
         engine_.on_tick(now, out);
+        pong();
     }
     void answer(const io_op& op, int error = 0, std::vector<stretch> stretches = {}) {
         engine_.on_op_done({op.id, error, std::move(stretches)}, now, out);
+        pong();
+    }
+    void policy(const engine_policy& to) {
+        engine_.on_policy(to, now, out);
+        pong();
     }
     void decide(const proposal& one, proposal_outcome outcome) {
         engine_.on_proposal_result(one.id, outcome, now, out);
+        pong();
     }
 
     // What came out.
@@ -82,9 +120,8 @@ public:
         while (!out.send.empty()) {
             const io_op op = out.send.front();
             out.send.erase(out.send.begin());
-            answer(
-                op, 0,
-                op.kind == op_kind::block_status ? std::vector<stretch>{{op.length, false}} : std::vector<stretch>{});
+            const bool asks = op.kind == op_kind::block_status || op.kind == op_kind::map_status;
+            answer(op, 0, asks ? std::vector<stretch>{{op.length, false}} : std::vector<stretch>{});
         }
     }
     std::optional<proposal> take_proposal() {
@@ -120,8 +157,12 @@ public:
 
     instant now{std::chrono::seconds(1)};
     actions out;  // never cleared: tests look back
+    std::map<slot_index, std::vector<stretch>> maps;
+    bool answers_maps = true;
+    bool answers_pings = true;
 
 private:
+    std::map<slot_index, bool> clean_;
     std::vector<std::byte> buffer_ = std::vector<std::byte>(extent);
     engine engine_;
 };

@@ -166,6 +166,27 @@ TEST_CASE("engine: R4 min_replicas replicas are never demoted") {
     CHECK_FALSE(s.completed(1));
 }
 
+TEST_CASE("engine: R4 min_replicas that is lowered lets a replica be demoted that had to be waited for") {
+    engine_script s({good, good}, true, 2);
+    s.up(0);
+    s.up(1);
+    s.submit(op_kind::write, 0, 4096, 1);
+    s.answer_next(0, op_kind::write);
+    s.down(1);
+    s.pass(milliseconds(60000));
+    engine_policy policy;
+    policy.on_full = full_policy::fail;
+    s.policy(policy);  // says nothing about min_replicas
+    CHECK_FALSE(s.take_proposal());
+    policy.min_replicas = 1;
+    s.policy(policy);
+    const auto demotion = s.take_proposal();
+    REQUIRE(demotion);
+    CHECK(demotion->slot == 1);
+    s.decide(*demotion, proposal_outcome::committed);
+    CHECK(s.completed(1) == 0);
+}
+
 TEST_CASE("engine: R4 when both replicas are lost, neither is demoted on the strength of the other") {
     engine_script s({good, good});
     s.up(0);
@@ -510,6 +531,9 @@ TEST_CASE("engine: R11 detach drains, flushes every replica, and takes no new re
     CHECK(s.answer_next(0, op_kind::flush));
     CHECK(s.subject().state() == engine_state::detaching);
     CHECK(s.answer_next(1, op_kind::flush));
+    CHECK(s.subject().state() == engine_state::detaching);
+    CHECK(s.answer_next(0, op_kind::map_clear));  // what was written is declared clean after the flush, never before
+    CHECK(s.answer_next(1, op_kind::map_clear));
     CHECK(s.subject().state() == engine_state::detached);
 }
 

@@ -26,6 +26,18 @@ TEST_CASE("export_name: a writer's name and a look are understood and rendered t
     CHECK(!look->is_writer());
     CHECK(render(*look) == id);
 
+    const auto map = parse_export_name(id + "/7/2/dirty");
+    REQUIRE(map.has_value());
+    CHECK(map->is_map);
+    CHECK(!writer->is_map);
+    CHECK(map->key == fence_key{7, 2});
+    CHECK(render(*map) == id + "/7/2/dirty");
+    const auto map_look = parse_export_name(id + "/dirty");
+    REQUIRE(map_look.has_value());
+    CHECK(map_look->is_map);
+    CHECK(!map_look->is_writer());
+    CHECK(render(*map_look) == id + "/dirty");
+
     const std::string highest = id + "/18446744073709551615/18446744073709551615";
     REQUIRE(parse_export_name(highest).has_value());
     CHECK(render(*parse_export_name(highest)) == highest);
@@ -49,6 +61,15 @@ TEST_CASE("export_name: everything else is refused, quoting its beginning in one
                                     id + "/1/1/",
                                     id + "/1/1/1",
                                     id + "/1/1\n",
+                                    id + "/dirty/",
+                                    id + "//dirty",
+                                    id + "/1/dirty",
+                                    id + "/1/1/1/dirty",
+                                    id + "/1/1/dirty/dirty",
+                                    id + "/dirty/1/1",
+                                    id + "/1/1/Dirty",
+                                    id + "dirty",
+                                    std::string("/dirty"),
                                     id + "\n",
                                     " " + id,
                                     id + " ",

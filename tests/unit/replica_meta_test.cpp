@@ -19,6 +19,7 @@ namespace {
 /// FORMAT.md's worked example.
 replica_meta example() {
     replica_meta meta;
+    meta.incompat = incompat_bitmap_kept;
     meta.generation = 5;
     meta.replica = replica_id{"3f0a2c1e-0b4d-4c7e-9a55-00d1e2f3a4b5"};
     meta.volume = volume_id{"7d1f6a90-5e2c-4b8d-8f31-c0ffee123456"};
@@ -91,6 +92,7 @@ TEST_CASE("replica_meta: the worked examples of FORMAT.md are what is encoded") 
 
 TEST_CASE("replica_meta: encode, decode, encode gives the same bytes") {
     auto fresh = example();
+    fresh.incompat = 0;
     fresh.epoch = 0;
     fresh.change_boot_id = "";
     auto unchanged = example();
@@ -160,7 +162,7 @@ TEST_CASE("replica_meta: wrong fields behind a right checksum are corrupt and na
 
 TEST_CASE("replica_meta: a later version or an unknown incompatible feature is unsupported, a compatible one is kept") {
     const auto good = encode_meta(example());
-    for (const auto& slot : {changed(good, 8, 2), changed(good, 16, 1), changed(good, 23, 0x80)}) {
+    for (const auto& slot : {changed(good, 8, 2), changed(good, 17, 1), changed(good, 23, 0x80)}) {
         const auto decoded = decode_meta(slot);
         REQUIRE(decoded.has_error());
         CHECK(decoded.error().code == errc::unsupported);
@@ -278,6 +280,17 @@ TEST_CASE("replica_meta: a new epoch leaves the boot id of the last change alone
     CHECK(fenced.generation == 8);
     CHECK(fenced.epoch == 5);
     CHECK(fenced.change_boot_id == "b1");
+}
+
+TEST_CASE("replica_meta: a feature is added to those that are there and changes nothing else") {
+    auto older = example();
+    older.incompat = 0;
+    const auto kept = with_incompat(older, incompat_bitmap_kept);
+    CHECK(kept.keeps_bitmap());
+    CHECK(!older.keeps_bitmap());
+    auto expected = example();
+    expected.generation = older.generation + 1;
+    CHECK(kept == expected);
 }
 
 TEST_CASE("replica_meta: an added replica is born with every bit set, the first ones of an extent with none") {
