@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "nbd-backend/core/engine_types.hpp"
@@ -20,9 +20,20 @@ namespace weft::io {
 
 class completion_box;
 
+/// How busy a connection is. Written under the box's mutex; read by anybody, as advice.
+struct connection_load {
+    std::atomic<std::uint32_t> ops{0};         // in flight
+    std::atomic<std::uint64_t> bytes{0};       // that they carry in either direction
+    std::atomic<std::uint32_t> service_ns{0};  // mean of what its server lately took per op, from when it could begin
+    core::instant last_answer{0};              // under the box's mutex
+    void reset() noexcept;
+};
+
 struct op_context {
     completion_box* box = nullptr;
-    std::atomic<std::uint32_t>* in_flight = nullptr;  // of the connection that carries the op
+    connection_load* load = nullptr;  // of the connection that carries the op
+    core::instant sent{0};
+    std::uint32_t bytes = 0;  // of payload
     std::uint64_t id = 0;
     core::op_kind kind = core::op_kind::read;
     std::uint32_t room = 0;  // block_status: bytes that no stretch has covered yet
@@ -35,28 +46,36 @@ public:
     completion_box(const completion_box&) = delete;
     completion_box& operator=(const completion_box&) = delete;
 
-    /// The thread that takes. While it collects (lets libnbd handle replies, before it takes) it need not ring itself.
-    void set_owner(std::thread::id owner) { owner_ = owner; }
-    void set_collecting(bool collecting) { collecting_ = collecting; }
+    /// While one lives, its thread need not ring the bell: it lets libnbd handle replies, and takes afterwards.
+    class collecting {
+    public:
+        explicit collecting(const completion_box& box) : before_(std::exchange(by_this_thread_, &box)) {}
+        ~collecting() { by_this_thread_ = before_; }
+        collecting(const collecting&) = delete;
+        collecting& operator=(const collecting&) = delete;
+
+    private:
+        const completion_box* before_;
+    };
 
     /// Any thread.
-    op_context* lend(const core::io_op& op, std::atomic<std::uint32_t>& in_flight);
+    op_context* lend(const core::io_op& op, connection_load& load, core::instant now);
     /// Any thread. The op was answered: with 0 or with the errno that the server sent.
-    void answered(op_context* it, int error);
+    void answered(op_context* it, int error, core::instant now);
     /// Any thread. The op's fate is unknown (its connection ended), or it was never sent.
     void gone(op_context* it);
 
-    /// The owner. Appends what was answered since.
+    /// The one who polls. Appends what was answered since.
     void take(std::vector<core::op_result>& out);
-    /// The owner, when no connection is open: forgets every op that is still lent out.
+    /// The one who polls, when no connection is open: forgets every op that is still lent out.
     void reset();
 
 private:
-    [[nodiscard]] bool must_ring() const { return std::this_thread::get_id() != owner_ || !collecting_; }
+    [[nodiscard]] bool must_ring() const { return by_this_thread_ != this; }
+
+    static thread_local const completion_box* by_this_thread_;
 
     wakeup& bell_;
-    std::thread::id owner_;
-    bool collecting_ = false;  // read and written by the owner alone
     std::mutex mutex_;
     std::deque<op_context> all_;  // addresses must hold while libnbd has them
     std::vector<op_context*> free_;

@@ -10,7 +10,7 @@ namespace weft::io {
 void control_outbox::propose(std::uint32_t extent, const replica_id& replica, const core::proposal& what) {
     const std::lock_guard lock(mutex_);
     const std::uint64_t id = next_id_++;
-    pending_.emplace(id, pending{{id, extent, replica, what.to, what.reason}, what.id});
+    pending_.emplace(id, pending{{id, extent, replica, what.to, what.reason, what.recovering}, what.id});
 }
 
 void control_outbox::notify(std::uint32_t extent, const core::notice& what) {

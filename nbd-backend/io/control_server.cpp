@@ -28,17 +28,19 @@ constexpr std::size_t out_bytes_max = 4 * core::control_line_max;
 
 /// What makes a status worth telling at once.
 bool same_facts(const core::engine_status& a, const core::engine_status& b) {
-    return a.state == b.state && a.holding == b.holding &&
+    return a.state == b.state && a.holding == b.holding && a.waiting_for_space == b.waiting_for_space &&
+           a.scrub.serial == b.scrub.serial && a.scrub.running == b.scrub.running &&
            std::equal(a.slots.begin(), a.slots.end(), b.slots.begin(), b.slots.end(),
                       [](const core::slot_status& x, const core::slot_status& y) {
                           return x.id == y.id && x.state == y.state && x.link_up == y.link_up &&
-                                 x.resyncing == y.resyncing;
+                                 x.resyncing == y.resyncing && x.recovering == y.recovering && x.full == y.full;
                       });
 }
 
 /// What makes a status worth telling once in a while.
 bool same_progress(const core::engine_status& a, const core::engine_status& b) {
-    return a.recovery_left_bytes == b.recovery_left_bytes &&
+    return a.recovery_left_bytes == b.recovery_left_bytes && a.scrub.done_bytes == b.scrub.done_bytes &&
+           a.dirty_bytes == b.dirty_bytes &&
            std::equal(a.slots.begin(), a.slots.end(), b.slots.begin(), b.slots.end(),
                       [](const core::slot_status& x, const core::slot_status& y) {
                           return x.resync_done_bytes == y.resync_done_bytes &&
@@ -55,7 +57,8 @@ bool all_same(const std::vector<core::engine_status>& a, const std::vector<core:
 bool is_calm(const core::engine_status& one) {
     if (one.state == core::engine_state::fenced || one.state == core::engine_state::lost) return true;
     if (one.state == core::engine_state::detached) return true;
-    if (one.state != core::engine_state::serving || one.holding || one.recovery_left_bytes > 0) return false;
+    if (one.state != core::engine_state::serving || one.holding || one.recovery_left_bytes > 0 || one.scrub.running)
+        return false;
     return std::all_of(one.slots.begin(), one.slots.end(), [](const core::slot_status& slot) {
         return !slot.resyncing && (slot.link_up || slot.state != replica_state::up_to_date);
     });
@@ -72,7 +75,9 @@ result<sockaddr_un> address_of(const std::string& path) {
     return address;
 }
 
-int unix_socket() { return ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
+int unix_socket() {
+    return ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
 
 /// Removes a socket that nobody listens on any more. Errors: busy, io_failed.
 status remove_stale(const std::string& path, const sockaddr_un& address) {
@@ -100,7 +105,9 @@ status remove_stale(const std::string& path, const sockaddr_un& address) {
 control_server::control_server(core::hello_message hello, std::size_t extents, control_handler& handler)
     : hello_(std::move(hello)), handler_(handler), outbox_(bell_, extents) {}
 
-control_server::~control_server() { stop(); }
+control_server::~control_server() {
+    stop();
+}
 
 status control_server::listen(const std::string& path) {
     TRY_ASSIGN(const sockaddr_un address, address_of(path));
@@ -204,6 +211,8 @@ void control_server::handle_line(std::string_view line) {
         drop_peer(message.error().text);
     } else if (std::holds_alternative<core::get_status_message>(*message)) {
         status_due_ = true;
+    } else if (const auto* lease = std::get_if<core::lease_message>(&*message)) {
+        handler_.on_lease(core::instant(static_cast<core::instant::rep>(lease->until_ns)));
     } else if (std::holds_alternative<core::detach_message>(*message)) {
         detached_told_ = false;
         handler_.on_detach();
@@ -211,8 +220,7 @@ void control_server::handle_line(std::string_view line) {
         if (const auto whose = outbox_.answered(answer->id))
             handler_.on_result(whose->extent, whose->id, answer->outcome);
     } else if (const auto* members = std::get_if<core::members_message>(&*message)) {
-        if (const weft::status taken = handler_.on_members(*members); taken.has_error())
-            drop_peer(taken.error().text);
+        if (const weft::status taken = handler_.on_members(*members); taken.has_error()) drop_peer(taken.error().text);
     } else {
         drop_peer("it sent a message that only a volume server sends");
     }
@@ -254,9 +262,8 @@ void control_server::send_news() {
     });
     if (detached && !detached_told_) {
         detached_told_ = true;
-        send(core::detached_message{std::all_of(all.begin(), all.end(), [](const core::engine_status& one) {
-            return one.recovery_left_bytes == 0;
-        })});
+        send(core::detached_message{std::all_of(
+            all.begin(), all.end(), [](const core::engine_status& one) { return one.recovery_left_bytes == 0; })});
     }
 }
 

@@ -30,6 +30,7 @@ public:
     /// Errors: invalid_argument when the extents are not the volume's.
     virtual weft::status on_members(const core::members_message& members) = 0;
     virtual void on_detach() = 0;
+    virtual void on_lease(core::instant until) = 0;
 
 protected:
     ~control_handler() = default;
@@ -78,10 +79,10 @@ private:
     bool accept_paused_ = false;
     std::string in_;
     std::string out_;
-    std::uint64_t proposed_ = 0;     // highest proposal that this peer was sent
-    bool status_due_ = false;        // asked for, or the peer is new
-    bool detached_told_ = false;     // this peer was sent `detached`
-    bool calm_ = false;              // nothing moves: no need to look again until somebody says changed()
+    std::uint64_t proposed_ = 0;  // highest proposal that this peer was sent
+    bool status_due_ = false;     // asked for, or the peer is new
+    bool detached_told_ = false;  // this peer was sent `detached`
+    bool calm_ = false;           // nothing moves: no need to look again until somebody says changed()
     core::instant status_sent_{0};
     std::vector<core::engine_status> last_;
     std::vector<core::propose_message> proposals_;

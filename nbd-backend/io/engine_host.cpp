@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/invariant.hpp"
 
 namespace weft::io {
@@ -21,11 +22,18 @@ core::engine_config engine_config_of(std::uint32_t extent, const core::attach_co
     one.size_bytes = config.extents[extent].size_bytes;
     one.min_replicas = config.min_replicas;
     one.clean = config.clean;
+    one.policy = config.policy;
     for (const core::member_address& replica : config.extents[extent].replicas) one.members.push_back(replica.member);
     one.request_timeout = std::chrono::milliseconds(config.request_timeout_ms);
     one.reconnect_window = std::chrono::milliseconds(config.reconnect_window_ms);
     one.attach_timeout = std::chrono::milliseconds(config.attach_timeout_ms);
     return one;
+}
+
+/// Some of a resync is done and some is left.
+[[maybe_unused]] bool is_resyncing(const core::engine_status& told) {
+    return std::any_of(told.slots.begin(), told.slots.end(),
+                       [](const core::slot_status& slot) { return slot.resyncing && slot.resync_copied_bytes > 0; });
 }
 
 }  // namespace
@@ -34,7 +42,7 @@ core::engine_config engine_config_of(std::uint32_t extent, const core::attach_co
 struct engine_host::scratch {
     core::actions actions;
     std::vector<const request_waiter::futex_word*> sleepers;
-    core::slot_mask woken_links = 0;
+    bool has_orders = false;
     bool tell_weftd = false;
     core::instant due = core::instant::max();
 };
@@ -52,6 +60,7 @@ engine_host::engine_host(std::uint32_t extent, const core::attach_config& config
       request_timeout_(config.request_timeout_ms),
       outbox_(to_weftd),
       timer_(timer),
+      poller_(fmt::format("weft-x{}", extent)),
       engine_(engine_config_of(extent, config)) {
     for (const core::member_address& replica : config.extents[extent].replicas)
         addresses_[replica.member.id] = {replica.host, replica.port};
@@ -63,7 +72,7 @@ engine_host::~engine_host() {
 
 /// The one way into the engine. `event` is called with the mutex held.
 template <typename Event>
-void engine_host::drive(Event event) {
+void engine_host::drive(driver who, Event event) {
     scratch& work = thread_scratch();
     {
         const std::lock_guard lock(mutex_);
@@ -73,7 +82,7 @@ void engine_host::drive(Event event) {
         take_out(work);
         if (!stopped_) work.due = std::max(engine_.next_tick(), time + tick_pause_min);
     }
-    carry_out(work);
+    carry_out(who, work);
 }
 
 /// With the mutex: what must happen in the engine's order.
@@ -88,11 +97,18 @@ void engine_host::take_out(scratch& work) {
             order.port = at->second.port;
         }
         link_for(one.slot).post(std::move(order));
-        work.woken_links |= static_cast<core::slot_mask>(1U << one.slot);
+        work.has_orders = true;
     }
-    for (const core::proposal& one : actions.propose) outbox_.propose(extent_, engine_.replica_in(one.slot), one);
+    for (const core::proposal& one : actions.propose) {
+        outbox_.propose(extent_, engine_.replica_in(one.slot), one);
+        WEFT_CRASH_POINT_IF(one.to == replica_state::outdated, "demote.proposed");
+        WEFT_CRASH_POINT_IF(one.to == replica_state::inconsistent, "resync.proposed");
+        WEFT_CRASH_POINT_IF(one.to == replica_state::up_to_date, "promote.proposed");
+    }
     for (const core::notice& one : actions.notices) outbox_.notify(extent_, one);
     const bool moved = std::exchange(state_, engine_.state()) != engine_.state();
+    WEFT_CRASH_POINT_IF(moved && state_ == core::engine_state::serving, "attach.fenced-all");
+    WEFT_CRASH_POINT_IF(moved && state_ == core::engine_state::detached, "detach.all-flushed");
     if (moved || !actions.links.empty() || !actions.propose.empty() || !actions.notices.empty()) {
         outbox_.changed();
         work.tell_weftd = true;
@@ -100,16 +116,19 @@ void engine_host::take_out(scratch& work) {
 }
 
 /// Without the mutex. Everything here may be overtaken by another thread's actions; see the header.
-void engine_host::carry_out(scratch& work) {
+void engine_host::carry_out(driver who, scratch& work) {
     for (const core::io_op& op : work.actions.send) links_[op.slot]->send(op);
     for (const request_waiter::futex_word* sleeper : work.sleepers) request_waiter::wake(sleeper);
-    for (core::slot_index i = 0; i < core::max_slots; ++i)
-        if ((work.woken_links >> i & 1) != 0) links_[i]->wake();
+    if (work.has_orders) poller_.bell().ring();
+    // A guest polls for answers and may not sleep over a request that ended without one; a submitter sees to the
+    // answers of what it sent itself.
+    const bool ended = !work.actions.complete.empty();
+    if (who != driver::poller && (ended || (who == driver::other && !work.actions.send.empty()))) poller_.look();
     if (work.tell_weftd) outbox_.flush();
     timer_.arm(work.due);
     work.actions.clear();
     work.sleepers.clear();
-    work.woken_links = 0;
+    work.has_orders = false;
     work.tell_weftd = false;
     work.due = core::instant::max();
 }
@@ -126,20 +145,18 @@ void engine_host::finish(request_part& part, int error, scratch& work) {
 
 replica_link& engine_host::link_for(core::slot_index slot) {
     if (links_[slot] == nullptr) {
-        links_[slot] =
-            std::make_unique<replica_link>(link_settings{fmt::format("weft-x{}-r{}", extent_, slot), slot, epoch_,
-                                                         size_bytes_, connections_, request_timeout_},
-                                           *this);
-        // Out of descriptors or threads: this extent could not reach a replica, and could not even say so in order.
-        // A dead volume server is a case that weftd handles (R1); a half-alive one is not.
-        const weft::status started = links_[slot]->start();
-        INVARIANT(started.has_value(), "cannot make a link: {}; raise the limit of open files", started.error().text);
+        links_[slot] = std::make_unique<replica_link>(
+            link_settings{slot, epoch_, size_bytes_, connections_, request_timeout_}, *this, poller_.bell());
+        poller_.add(slot, *links_[slot]);
     }
     return *links_[slot];
 }
 
-void engine_host::start() {
-    drive([this](core::instant time, scratch& work) { engine_.start(time, work.actions); });
+weft::status engine_host::start() {
+    WEFT_CRASH_POINT("attach.engine-starting");
+    TRY(poller_.start());
+    drive(driver::other, [this](core::instant time, scratch& work) { engine_.start(time, work.actions); });
+    return ok();
 }
 
 void engine_host::stop() {
@@ -147,20 +164,19 @@ void engine_host::stop() {
         const std::lock_guard lock(mutex_);
         stopped_ = true;
     }
-    for (const auto& link : links_)
-        if (link != nullptr) link->stop();
+    poller_.stop();
     // No link touches a buffer any more, and the engine is not asked any more: the requests may go.
     scratch& work = thread_scratch();
     {
         const std::lock_guard lock(mutex_);
         while (outstanding_ != nullptr) finish(*outstanding_, ESHUTDOWN, work);
     }
-    carry_out(work);
+    carry_out(driver::other, work);
 }
 
 void engine_host::submit(request_part& part, core::request what) {
     what.cookie = &part;
-    drive([&](core::instant time, scratch& work) {
+    drive(driver::submitter, [&](core::instant time, scratch& work) {
         part.previous = nullptr;
         part.next = outstanding_;
         if (outstanding_ != nullptr) outstanding_->previous = &part;
@@ -173,7 +189,7 @@ void engine_host::submit(request_part& part, core::request what) {
 }
 
 void engine_host::on_link_events(core::slot_index slot, link_events& events) {
-    drive([&](core::instant time, scratch& work) {
+    drive(driver::poller, [&](core::instant time, scratch& work) {
         if (stopped_) return;
         for (core::op_result& answer : events.answers) engine_.on_op_done(std::move(answer), time, work.actions);
         if (events.what == link_events::change::up) {
@@ -199,40 +215,51 @@ void engine_host::report_loss(core::slot_index slot, const link_events& events) 
 }
 
 void engine_host::on_proposal_result(std::uint64_t id, core::proposal_outcome outcome) {
-    drive([&](core::instant time, scratch& work) {
+    WEFT_CRASH_POINT("propose.told");
+    drive(driver::other, [&](core::instant time, scratch& work) {
         if (!stopped_) engine_.on_proposal_result(id, outcome, time, work.actions);
     });
 }
 
-void engine_host::on_members(const core::extent_members& members) {
+void engine_host::on_members(const core::extent_members& members, const core::engine_policy& policy) {
     INVARIANT(members.size_bytes == size_bytes_, "an extent of {} bytes became one of {}", size_bytes_,
               members.size_bytes);
     std::vector<core::replica_member> all;
     for (const core::member_address& replica : members.replicas) all.push_back(replica.member);
-    drive([&](core::instant time, scratch& work) {
+    drive(driver::other, [&](core::instant time, scratch& work) {
         if (stopped_) return;
         addresses_.clear();
         for (const core::member_address& replica : members.replicas)
             addresses_[replica.member.id] = {replica.host, replica.port};
         engine_.on_membership(all, time, work.actions);
+        engine_.on_policy(policy, time, work.actions);
     });
 }
 
+void engine_host::on_lease(core::instant until) {
+    drive(driver::other, [&](core::instant, scratch&) { engine_.on_lease(until); });
+}
+
 void engine_host::detach() {
-    drive([&](core::instant time, scratch& work) {
+    WEFT_CRASH_POINT("detach.told");
+    drive(driver::other, [&](core::instant time, scratch& work) {
         if (!stopped_) engine_.detach(time, work.actions);
     });
 }
 
 void engine_host::tick() {
-    drive([&](core::instant time, scratch& work) {
+    drive(driver::other, [&](core::instant time, scratch& work) {
         if (!stopped_ && engine_.next_tick() <= time) engine_.on_tick(time, work.actions);
     });
 }
 
 core::engine_status engine_host::status() {
     const std::lock_guard lock(mutex_);
-    return engine_.status(now());
+    auto told = engine_.status(now());
+    WEFT_CRASH_POINT_IF(is_resyncing(told), "resync.under-way");
+    WEFT_CRASH_POINT_IF(told.state == core::engine_state::serving && told.recovery_left_bytes > 0,
+                        "recovery.under-way");
+    return told;
 }
 
 }  // namespace weft::io

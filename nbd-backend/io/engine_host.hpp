@@ -21,6 +21,7 @@
 
 #include "nbd-backend/core/control_message.hpp"
 #include "nbd-backend/core/engine.hpp"
+#include "nbd-backend/io/link_poller.hpp"
 #include "nbd-backend/io/replica_link.hpp"
 #include "nbd-backend/io/request_waiter.hpp"
 #include "nbd-backend/io/tick_timer.hpp"
@@ -48,17 +49,23 @@ public:
     engine_host(const engine_host&) = delete;
     engine_host& operator=(const engine_host&) = delete;
 
-    /// Starts the engine: connects to every replica.
-    void start();
+    /// Starts the engine: connects to every replica. Errors: io_failed.
+    weft::status start();
     /// Stops the links, then ends every outstanding request with ESHUTDOWN; later ones end so at once. Idempotent.
     void stop();
 
     /// One part of a request; its waiter learns the end. `what.cookie` is ignored.
     void submit(request_part& part, core::request what);
+    /// Its thread, next: helps to get the answers of this extent while nobody else does. `waiter` must have no part on
+    /// another extent. May return before it is done.
+    void attend(const request_waiter& waiter) { poller_.attend(waiter); }
+    /// Instead of attend(), when the thread waits for more than this extent's answers.
+    void see_to_answers() noexcept { poller_.look(); }
 
     void on_proposal_result(std::uint64_t id, core::proposal_outcome outcome);
     /// Precondition: the size is the extent's.
-    void on_members(const core::extent_members& members);
+    void on_members(const core::extent_members& members, const core::engine_policy& policy);
+    void on_lease(core::instant until);
     void detach();
     void tick();
 
@@ -75,10 +82,11 @@ private:
     struct scratch;
     static scratch& thread_scratch();
 
+    enum class driver : std::uint8_t { submitter, poller, other };
     template <typename Event>
-    void drive(Event event);
+    void drive(driver who, Event event);
     void take_out(scratch& work);
-    void carry_out(scratch& work);
+    void carry_out(driver who, scratch& work);
     void finish(request_part& part, int error, scratch& work);
     replica_link& link_for(core::slot_index slot);
     void report_loss(core::slot_index slot, const link_events& events);
@@ -90,6 +98,7 @@ private:
     const std::chrono::milliseconds request_timeout_;
     outbox& outbox_;
     tick_timer& timer_;
+    link_poller poller_;
 
     std::mutex mutex_;
     core::engine engine_;

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <utility>
 
 #include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/io/tick_timer.hpp"
 
 namespace weft::io {
 
@@ -23,6 +26,15 @@ namespace {
 constexpr int replies_per_round = 256;
 
 constexpr const char* allocation = LIBNBD_CONTEXT_BASE_ALLOCATION;
+
+// A longer request is not kept back: the server is better reading it than waiting for it.
+constexpr std::uint32_t gathered_bytes_max = 16 * 1024;
+
+void set_tcp_option(int fd, int option, bool on) {
+    const int value = on ? 1 : 0;
+    // Where it is not TCP nothing is ever kept back, so there is nothing to do.
+    (void)::setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
+}
 
 /// Is there a byte (or the end) to read right now? See the header for why this must be known.
 bool readable(int fd) {
@@ -51,13 +63,14 @@ void nbd_connection::open(const nbd_target& target) {
     phase_ = phase::connecting;
     going_ = false;
     refused_ = 0;
-    in_flight_.store(0, std::memory_order_relaxed);
+    load_.reset();
     nbd_handle* made = nbd_create();
     {
         const std::lock_guard lock(mutex_);
         handle_ = made;
         target_session_ = target.session;
     }
+    is_map_ = target.is_map;
     // Option mode: a refused export is then an answer and not a broken connection. The strict checks repeat what
     // check_abilities() and the engine have made sure of; initializing read buffers would write every byte twice.
     if (made == nullptr || nbd_set_opt_mode(made, true) == -1 || nbd_set_full_info(made, true) == -1 ||
@@ -85,7 +98,7 @@ int nbd_connection::close() {
     const int rest = fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
     nbd_close(old);
     phase_ = phase::closed;
-    in_flight_.store(0, std::memory_order_relaxed);
+    load_.reset();
     polls_for_write_.store(false);
     return rest;
 }
@@ -107,13 +120,14 @@ pollfd nbd_connection::poll_entry() {
 void nbd_connection::progress(short revents) {
     if (phase_ != phase::connecting && phase_ != phase::ready) return;
     polls_for_write_.store(false);
+    const bool woken = revents != 0;
     for (int i = 0; i < replies_per_round; ++i) {
         const unsigned direction = nbd_aio_get_direction(handle_);
         const int fd = nbd_aio_get_fd(handle_);
         if (fd < 0) break;
         int problem = 0;
         if ((direction & LIBNBD_AIO_DIRECTION_READ) != 0 && (revents & (POLLIN | POLLHUP | POLLERR)) != 0 &&
-            readable(fd)) {
+            (i == 0 || readable(fd))) {
             problem = nbd_aio_notify_read(handle_);
         } else if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 && (revents & (POLLOUT | POLLHUP | POLLERR)) != 0) {
             revents &= static_cast<short>(~(POLLOUT | POLLHUP | POLLERR));  // once: it goes on until it would block
@@ -127,6 +141,7 @@ void nbd_connection::progress(short revents) {
         }
         if (phase_ == phase::connecting) break;  // the handshake: its states and directions change at every step
     }
+    if (phase_ == phase::ready && woken) push_gathered();
     look_at_state();
 }
 
@@ -161,8 +176,8 @@ status nbd_connection::check_abilities() {
     const std::pair<int, const char*> needed[] = {
         {nbd_is_read_only(handle_) == 0 ? 1 : 0, "writing"},
         {nbd_can_flush(handle_), "flush"},
-        {nbd_can_fua(handle_), "FUA"},
-        {nbd_can_zero(handle_), "zero"},
+        {is_map_ ? 1 : nbd_can_fua(handle_), "FUA"},
+        {is_map_ ? 1 : nbd_can_zero(handle_), "zero"},
         {nbd_can_trim(handle_), "trim"},
         {nbd_can_multi_conn(handle_), "several connections"},
         {nbd_can_meta_context(handle_, allocation), "block status"},
@@ -186,16 +201,46 @@ std::string nbd_connection::description() {
 
 void nbd_connection::admit() {
     const std::lock_guard lock(mutex_);
+    gathered_ = 0;
+    corked_ = false;
     session_ = target_session_;
+}
+
+/// With the mutex, before an op is lent: is it to stay in the socket?
+void nbd_connection::prepare_to_gather(const core::io_op& op) {
+    // Whoever handles the answer of an op under way takes the mutex afterwards to push.
+    const bool under_way = load_.ops.load() > gathered_;
+    const bool is_short = op.kind != core::op_kind::write || op.length <= gathered_bytes_max;
+    const bool gather = under_way && is_short;
+    if (gather)
+        ++gathered_;
+    else
+        gathered_ = 0;
+    if (gather == corked_) return;
+    set_tcp_option(nbd_aio_get_fd(handle_), TCP_CORK, gather);  // its end pushes
+    corked_ = gather;
+}
+
+/// With the mutex: sends what the cork keeps back.
+void nbd_connection::push() {
+    gathered_ = 0;
+    set_tcp_option(nbd_aio_get_fd(handle_), TCP_NODELAY, true);
+}
+
+/// Answers have come, or the socket took what it had no room for.
+void nbd_connection::push_gathered() {
+    const std::lock_guard lock(mutex_);
+    if (session_ != 0 && gathered_ > 0) push();
 }
 
 int nbd_connection::on_answer(void* context, int* error) {
     auto* it = static_cast<op_context*>(context);
-    const bool silent = it->kind == core::op_kind::block_status && it->stretches.empty();
+    const bool asks = it->kind == core::op_kind::block_status || it->kind == core::op_kind::map_status;
+    const bool silent = asks && it->stretches.empty();
     if (*error == ENOTCONN)
         it->box->gone(it);
     else
-        it->box->answered(it, *error == 0 && silent ? EIO : *error);
+        it->box->answered(it, *error == 0 && silent ? EIO : *error, now());
     return 1;  // libnbd forgets the command
 }
 
@@ -219,9 +264,11 @@ std::int64_t nbd_connection::issue(const core::io_op& op, op_context* context) {
         case core::op_kind::read: return nbd_aio_pread(handle_, op.data, op.length, op.offset, answer, 0);
         case core::op_kind::write: return nbd_aio_pwrite(handle_, op.data, op.length, op.offset, answer, flags);
         case core::op_kind::zero: return nbd_aio_zero(handle_, op.length, op.offset, answer, flags);
-        case core::op_kind::trim: return nbd_aio_trim(handle_, op.length, op.offset, answer, flags);
+        case core::op_kind::trim:
+        case core::op_kind::map_clear: return nbd_aio_trim(handle_, op.length, op.offset, answer, flags);
         case core::op_kind::flush: return nbd_aio_flush(handle_, answer, 0);
         case core::op_kind::block_status:
+        case core::op_kind::map_status:
             return nbd_aio_block_status(handle_, op.length, op.offset,
                                         nbd_extent_callback{on_extents, context, nullptr}, answer, 0);
     }
@@ -231,13 +278,14 @@ std::int64_t nbd_connection::issue(const core::io_op& op, op_context* context) {
 nbd_connection::sent nbd_connection::send(const core::io_op& op) {
     const std::lock_guard lock(mutex_);
     if (handle_ == nullptr || session_ != op.session) return sent::no;
-    op_context* context = box_.lend(op, in_flight_);
+    prepare_to_gather(op);
+    op_context* context = box_.lend(op, load_, now());
     if (issue(op, context) == -1) {
         // Not queued, so no callback comes. A dead handle refuses everything: then the link's thread ends the link.
         if (nbd_aio_is_dead(handle_) == 1 || nbd_aio_is_closed(handle_) == 1)
             box_.gone(context);
         else
-            box_.answered(context, EIO);
+            box_.answered(context, EIO, now());
         return sent::yes;
     }
     const bool unsent = (nbd_aio_get_direction(handle_) & LIBNBD_AIO_DIRECTION_WRITE) != 0;

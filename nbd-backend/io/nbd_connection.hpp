@@ -14,7 +14,13 @@
 //     a part of it, nbd_aio_get_direction says so and somebody has to poll for POLLOUT.
 //   - TCP_NODELAY is set by nbd_aio_connect_tcp.
 //
-// Thread rule: send() and in_flight() from any thread; the rest from the link's thread. Only the link's thread opens
+// Short requests travel together. A replica server works on one request of a connection at a time, so a request behind
+// another one need not be there before that one's answer is. A short request behind one that is under way stays in the
+// socket, which is corked then, and what gathered there is pushed when answers have come: one segment, one wake-up of
+// the server. Anything else goes at once. tcp(7): a cork holds partial segments only; setting TCP_NODELAY pushes what
+// is queued without ending it (Linux, __tcp_sock_set_nodelay).
+//
+// Thread rule: send() and load() from any thread; the rest from the link's thread. Only the link's thread opens
 // and closes, and it does so under `mutex_`, so a submitting thread that holds it has a handle or knows that there is
 // none.
 #pragma once
@@ -39,6 +45,7 @@ struct nbd_target {
     std::uint16_t port = 0;
     std::string export_name;
     std::uint64_t session = 0;
+    bool is_map = false;  // the export is a replica's bitmap: it can be asked and cleared, not written
 };
 
 class nbd_connection {
@@ -75,7 +82,7 @@ public:
 
     /// Sends an op. `no`: this connection is not of the op's session (any more); the op is dropped.
     sent send(const core::io_op& op);
-    [[nodiscard]] std::uint32_t in_flight() const noexcept { return in_flight_.load(std::memory_order_relaxed); }
+    [[nodiscard]] const connection_load& load() const noexcept { return load_; }
 
 private:
     void fail(error why);
@@ -85,19 +92,25 @@ private:
     static int on_extents(void* context, const char* name, std::uint64_t offset, std::uint32_t* entries,
                           std::size_t count, int* error);
     static int on_go(void* connection, int* error);
+    void prepare_to_gather(const core::io_op& op);
+    void push();
+    void push_gathered();
     std::int64_t issue(const core::io_op& op, op_context* context);
 
     completion_box& box_;
-    std::mutex mutex_;  // handle_ and session_ against send()
+    std::mutex mutex_;  // what follows, up to corked_, against send()
     nbd_handle* handle_ = nullptr;
     std::uint64_t session_ = 0;  // 0: not admitted, refuses every op
     std::uint64_t target_session_ = 0;
+    std::uint32_t gathered_ = 0;  // ops in flight that may still be in the socket; above 0 only while it is corked
+    bool corked_ = false;
+    bool is_map_ = false;
     phase phase_ = phase::closed;
     bool going_ = false;  // NBD_OPT_GO was asked
     int refused_ = 0;     // errno of a refused NBD_OPT_GO
     error why_;
     std::atomic<bool> polls_for_write_{false};
-    std::atomic<std::uint32_t> in_flight_{0};
+    connection_load load_;
 };
 
 }  // namespace weft::io

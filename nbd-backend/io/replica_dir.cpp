@@ -12,8 +12,10 @@
 #include <string_view>
 #include <system_error>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/replica_meta.hpp"
+#include "nbd-backend/io/drive_dir.hpp"
 #include "nbd-backend/io/posix_file.hpp"
 #include "nbd-backend/io/replica_file.hpp"
 
@@ -43,6 +45,8 @@ status move(const std::string& from, const std::string& to) {
 
 core::replica_meta meta_at_birth(const replica_birth& birth) {
     core::replica_meta meta;
+    meta.incompat = core::incompat_bitmap_kept | (birth.thick ? core::incompat_thick : 0) |
+                    (birth.checksums ? core::incompat_sums_kept : 0);
     meta.replica = birth.id;
     meta.volume = birth.volume;
     meta.size_bytes = birth.size_bytes;
@@ -64,11 +68,64 @@ status write_meta_file(const std::string& path, core::replica_meta meta) {
     return sync_file(fd, path);
 }
 
-status write_data_file(const std::string& path, std::uint64_t size_bytes) {
+error no_room(const std::string& drive, std::uint64_t wanted_bytes) {
+    const auto space = measure_drive(drive);
+    return error{errc::no_space, ENOSPC,
+                 fmt::format("a thick replica takes {} at once, {} are free on {}", render_size(wanted_bytes),
+                             space.has_value() ? render_size(space->free_bytes) : std::string("not so many"), drive)};
+}
+
+/// All space of the data of a thick replica.
+status allocate(const unique_fd& fd, const std::string& drive, std::uint64_t size_bytes) {
+    // Before the attempt: a large one that fails fills the drive for others meanwhile.
+    TRY_ASSIGN(const auto space, measure_drive(drive));
+    if (space.free_bytes < size_bytes) return no_room(drive, size_bytes);
+    int problem = 0;
+    do {
+        problem = ::fallocate(fd.get(), 0, 0, static_cast<off_t>(size_bytes)) == 0 ? 0 : errno;
+    } while (problem == EINTR);
+    if (problem == 0) return ok();
+    if (problem == ENOSPC) return no_room(drive, size_bytes);
+    if (problem == EOPNOTSUPP)
+        return error{errc::unsupported, EOPNOTSUPP,
+                     fmt::format("the file system of {} cannot allocate space for a thick replica: use XFS or ext4, or "
+                                 "create it thin",
+                                 drive)};
+    return errno_error(problem, fmt::format("allocate {}", render_size(size_bytes)));
+}
+
+status write_data_file(const std::string& drive, const std::string& path, const replica_birth& birth) {
     TRY_ASSIGN(const auto fd, open_file(path, O_RDWR | O_CREAT | O_EXCL));
-    if (::ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0)
-        return errno_error(errno, fmt::format("give {} {} bytes", path, size_bytes));
+    if (::ftruncate(fd.get(), static_cast<off_t>(birth.size_bytes)) != 0)
+        return errno_error(errno, fmt::format("give {} {} bytes", path, birth.size_bytes));
+    if (birth.thick) TRY(allocate(fd, drive, birth.size_bytes));
     return sync_file(fd, path);
+}
+
+/// All zeros (the sums of holes), with all the space that it will ever need: keeping sums never meets a full drive.
+status write_sums_file(const std::string& path, std::uint64_t bytes) {
+    TRY_ASSIGN(const auto fd, open_file(path, O_RDWR | O_CREAT | O_EXCL));
+    // Where a file system cannot allocate, the C library writes a byte into every block instead.
+    int problem = 0;
+    do {
+        problem = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
+    } while (problem == EINTR);
+    if (problem != 0)
+        return errno_error(problem, fmt::format("allocate {} for the checksums {}", render_size(bytes), path));
+    return sync_file(fd, path);
+}
+
+/// From nothing below .tmp- to a whole replica under its name.
+status bear(const std::string& drive, const replica_birth& birth, const core::replica_meta& meta) {
+    const std::string unborn = birth_path(drive, birth.id);
+    TRY(make_directory(unborn));
+    TRY(write_data_file(drive, unborn + "/data", birth));
+    WEFT_CRASH_POINT("create.data-written");
+    if (birth.checksums) TRY(write_sums_file(unborn + "/sums", core::sums_file_bytes(meta)));
+    TRY(write_meta_file(unborn + "/meta", meta));
+    TRY(sync_directory(unborn));
+    WEFT_CRASH_POINT("create.meta-written");
+    return move(unborn, replica_path(drive, birth.id));
 }
 
 /// There already: is it the one that is wanted?
@@ -83,6 +140,10 @@ status check_same(const std::string& drive, const replica_birth& birth) {
     if (meta.size_bytes != birth.size_bytes) return differs("size", meta.size_bytes, birth.size_bytes);
     if (meta.born_equal != birth.born_equal)
         return differs("birth", meta.born_equal ? "equal" : "added", birth.born_equal ? "equal" : "added");
+    if (meta.is_thick() != birth.thick)
+        return differs("allocation", meta.is_thick() ? "thick" : "thin", birth.thick ? "thick" : "thin");
+    if (meta.keeps_sums() != birth.checksums)
+        return differs("checksums", meta.keeps_sums() ? "kept" : "off", birth.checksums ? "kept" : "off");
     return ok();
 }
 
@@ -121,11 +182,12 @@ status create_replica(const std::string& drive, const replica_birth& birth) {
         } else {
             const std::string unborn = birth_path(drive, birth.id);
             TRY(remove_tree(unborn));  // of an attempt that was killed
-            TRY(make_directory(unborn));
-            TRY(write_data_file(unborn + "/data", birth.size_bytes));
-            TRY(write_meta_file(unborn + "/meta", meta));
-            TRY(sync_directory(unborn));
-            TRY(move(unborn, path));
+            auto born = bear(drive, birth, meta);
+            if (born.has_error()) {
+                (void)remove_tree(unborn);  // it may be what fills the drive; the first error is the one to tell
+                return born;
+            }
+            WEFT_CRASH_POINT("create.replica-named");
         }
         // Also when it was there: the attempt that made it may have been killed between rename and sync.
         return sync_directory(replicas_path(drive));
@@ -149,6 +211,7 @@ status remove_replica(const std::string& drive, const replica_id& id) {
         if (there) {
             TRY(make_directory(trash_path(drive)));
             TRY(move(path, grave));
+            WEFT_CRASH_POINT("remove.replica-buried");
         }
         // Also when it was gone: a killed attempt may have renamed it without the sync.
         TRY(sync_directory(replicas_path(drive)));

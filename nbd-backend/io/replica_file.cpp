@@ -10,7 +10,9 @@
 #include <array>
 #include <cerrno>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/invariant.hpp"
+#include "nbd-backend/core/block_sum.hpp"
 #include "nbd-backend/io/replica_dir.hpp"
 
 namespace weft::io {
@@ -41,6 +43,17 @@ int seek(int fd, std::uint64_t from, std::uint64_t end, int whence, std::uint64_
     if (at < 0 && errno != ENXIO) return errno;
     found = at < 0 ? end : std::min(static_cast<std::uint64_t>(at), end);
     return 0;
+}
+
+result<unique_fd> open_sums(const std::string& path, const core::replica_meta& meta) {
+    TRY_ASSIGN(auto fd, open_file(path, O_RDWR));
+    struct stat found {};
+    if (::fstat(fd.get(), &found) != 0) return errno_error(errno, fmt::format("look at {}", path));
+    const auto expected = core::sums_file_bytes(meta);
+    if (!S_ISREG(found.st_mode) || static_cast<std::uint64_t>(found.st_size) != expected)
+        return error{errc::corrupt,
+                     fmt::format("{} is not a file of {} bytes but has {}", path, expected, found.st_size)};
+    return fd;
 }
 
 }  // namespace
@@ -75,7 +88,12 @@ result<replica_file> replica_file::open(const std::string& drive, const replica_
     if (!S_ISREG(found.st_mode) || static_cast<std::uint64_t>(found.st_size) != meta.size_bytes)
         return error{errc::corrupt,
                      fmt::format("{}/data is not a file of {} bytes but has {}", path, meta.size_bytes, found.st_size)};
-    return replica_file{std::move(data), std::move(meta_file), std::move(meta), found.st_ino, found.st_dev};
+    unique_fd sums;
+    if (meta.keeps_sums()) {
+        TRY_ASSIGN(sums, open_sums(path + "/sums", meta));
+    }
+    return replica_file{std::move(data), std::move(meta_file), std::move(sums),
+                        std::move(meta), found.st_ino,         found.st_dev};
 }
 
 bool replica_file::is_at(const std::string& drive) const {
@@ -96,6 +114,7 @@ status replica_file::store(const core::replica_meta& meta) {
 status replica_file::store_both(core::replica_meta next) {
     // FORMAT.md, "Writing": the slot that is not current first; then its twin, so that one rotten slot loses nothing.
     TRY(store(next));
+    WEFT_CRASH_POINT("replica.first-slot-stored");
     ++next.generation;
     TRY(store(next));
     meta_ = std::move(next);
@@ -103,11 +122,30 @@ status replica_file::store_both(core::replica_meta next) {
 }
 
 status replica_file::raise_epoch(std::uint64_t epoch) {
-    return store_both(core::with_epoch(meta_, epoch));
+    WEFT_CRASH_POINT("fence.told");
+    TRY(store_both(core::with_epoch(meta_, epoch)));
+    WEFT_CRASH_POINT("fence.epoch-stored");
+    return ok();
 }
 
 status replica_file::store_change_boot_id(const std::string& boot_id) {
     return store_both(core::with_change_boot_id(meta_, boot_id));
+}
+
+status replica_file::add_incompat(std::uint64_t features) {
+    return store_both(core::with_incompat(meta_, features));
+}
+
+int replica_file::read_page(std::uint64_t page, core::bitmap_page& bytes) const noexcept {
+    return read_at(meta_file_.get(), bytes, core::bitmap_offset_bytes + page * core::bitmap_page_bytes);
+}
+
+int replica_file::write_page(std::uint64_t page, const core::bitmap_page& bytes) const noexcept {
+    return write_at(meta_file_.get(), bytes, core::bitmap_offset_bytes + page * core::bitmap_page_bytes);
+}
+
+int replica_file::sync_meta() const noexcept {
+    return ::fdatasync(meta_file_.get()) == 0 ? 0 : errno;
 }
 
 int replica_file::read(std::span<std::byte> buffer, std::uint64_t offset) const noexcept {
@@ -123,11 +161,10 @@ int replica_file::zero(std::uint64_t offset, std::uint64_t length, bool only_if_
     INVARIANT(offset <= size_bytes_ && length <= size_bytes_ - offset, "zeroing outside of the replica");
     if (length == 0) return 0;
     int problem = 0;
+    const int mode = FALLOC_FL_KEEP_SIZE | (thick_ ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE);
     do {
-        problem = ::fallocate(data_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                              static_cast<off_t>(length)) == 0
-                      ? 0
-                      : errno;
+        problem =
+            ::fallocate(data_.get(), mode, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0 ? 0 : errno;
     } while (problem == EINTR);
     if (problem != EOPNOTSUPP && problem != ENOSYS) return problem;
     return only_if_fast ? ENOTSUP : write_zeros(data_.get(), offset, length);
@@ -160,6 +197,31 @@ int replica_file::extent_at(std::uint64_t offset, std::uint64_t end, file_extent
     if (hole == offset) hole = offset + block_bytes;
     found = {offset, hole - offset, false};
     return 0;
+}
+
+int replica_file::read_sums(std::span<std::byte> sums, std::uint64_t first_block) const noexcept {
+    return read_at(sums_.get(), sums, first_block * core::block_sum_bytes);
+}
+
+int replica_file::write_sums(std::span<const std::byte> sums, std::uint64_t first_block) const noexcept {
+    INVARIANT(first_block * block_bytes + sums.size() / core::block_sum_bytes * block_bytes <= size_bytes_,
+              "sums behind the end");
+    return write_at(sums_.get(), sums, first_block * core::block_sum_bytes);
+}
+
+int replica_file::zero_sums(std::uint64_t first_block, std::uint64_t blocks) const noexcept {
+    INVARIANT((first_block + blocks) * block_bytes <= size_bytes_, "sums behind the end");
+    return write_zeros(sums_.get(), first_block * core::block_sum_bytes, blocks * core::block_sum_bytes);
+}
+
+int replica_file::sync_sums() const noexcept {
+    return ::fdatasync(sums_.get()) == 0 ? 0 : errno;
+}
+
+bool replica_file::is_allocated(std::uint64_t offset, std::uint64_t length) const noexcept {
+    if (thick_ || length == 0) return true;
+    file_extent found;
+    return extent_at(offset, offset + length, found) == 0 && !found.hole && found.length == length;
 }
 
 }  // namespace weft::io

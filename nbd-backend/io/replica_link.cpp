@@ -9,35 +9,29 @@
 
 #include "nbd-backend/base/invariant.hpp"
 #include "nbd-backend/core/export_name.hpp"
-#include "nbd-backend/io/threads.hpp"
 #include "nbd-backend/io/tick_timer.hpp"
 
 namespace weft::io {
 
-replica_link::replica_link(link_settings settings, link_owner& owner)
-    : settings_(std::move(settings)), owner_(owner), box_(bell_) {
-    for (std::uint32_t i = 0; i < settings_.connections; ++i)
+namespace {
+
+// When an op may share a connection with others although another one is idle. A server works on one request of a
+// connection at a time, so sharing is only good while the requests are short: a server that answers from its page cache
+// takes some 15 us for 4 KiB, and then the wake-up of one more of its threads is what costs most.
+constexpr std::uint32_t packed_ops_max = 16;
+constexpr std::uint32_t packed_wait_ns = 400'000;      // what the ops before it may take together
+constexpr std::uint64_t packed_bytes_max = 64 * 1024;  // a longer copy is better made by two threads
+
+}  // namespace
+
+replica_link::replica_link(link_settings settings, link_owner& owner, wakeup& bell)
+    : settings_(settings), owner_(owner), bell_(bell), box_(bell) {
+    for (std::uint32_t i = 0; i < settings_.connections + 1; ++i)
         connections_.push_back(std::make_unique<nbd_connection>(box_));
 }
 
 replica_link::~replica_link() {
-    stop();
-}
-
-status replica_link::start() {
-    TRY(bell_.open());
-    thread_ = start_thread(settings_.name, [this] { run(); });
-    return ok();
-}
-
-void replica_link::stop() {
-    if (!thread_.joinable()) return;
-    {
-        const std::lock_guard lock(orders_mutex_);
-        stopping_ = true;
-    }
-    bell_.ring();
-    thread_.join();
+    close_all();
 }
 
 void replica_link::post(link_order order) {
@@ -45,61 +39,66 @@ void replica_link::post(link_order order) {
     orders_.push_back(std::move(order));
 }
 
-void replica_link::send(const core::io_op& op) {
-    // Least in flight. The counters move while they are read; the choice is a matter of balance, not of correctness.
+/// The first connection that has room: few busy connections cost fewer wake-ups at both ends than many idle ones. Else
+/// the one with the fewest in flight. The counters move while they are read: this is balance, not correctness.
+nbd_connection& replica_link::choose(const core::io_op& op) {
+    if (op.kind == core::op_kind::map_status || op.kind == core::op_kind::map_clear) return *connections_.back();
     nbd_connection* best = connections_.front().get();
-    for (const auto& one : connections_)
-        if (one->in_flight() < best->in_flight()) best = one.get();
+    std::uint32_t fewest = ~std::uint32_t{0};
+    for (std::uint32_t i = 0; i < settings_.connections; ++i) {
+        const auto& one = connections_[i];
+        const connection_load& load = one->load();
+        const std::uint32_t ops = load.ops.load(std::memory_order_relaxed);
+        if (ops == 0) return *one;
+        const std::uint32_t service_ns = std::max(load.service_ns.load(std::memory_order_relaxed), 1U);
+        const bool small = load.bytes.load(std::memory_order_relaxed) + op.length <= packed_bytes_max;
+        if (ops < packed_ops_max && ops < packed_wait_ns / service_ns && small) return *one;
+        if (ops < fewest) {
+            fewest = ops;
+            best = one.get();
+        }
+    }
+    return *best;
+}
+
+void replica_link::send(const core::io_op& op) {
+    nbd_connection* best = &choose(op);
     if (best->send(op) == nbd_connection::sent::needs_poller) bell_.ring();
 }
 
-void replica_link::run() {
-    box_.set_owner(std::this_thread::get_id());
-    while (true) {
-        wait_for_something();
-        bell_.answer();
-        box_.set_collecting(true);
-        for (std::size_t i = 0; i < connections_.size(); ++i) connections_[i]->progress(polled_[i].revents);
-        box_.set_collecting(false);
-        parting_.progress(polled_.data() + connections_.size() + 1, now());
-        check_connections();
-        deliver();
-        carry_out_orders();
-        if (stop_seen_) break;
-    }
-    close_all();
+std::uint32_t replica_link::in_flight() const noexcept {
+    std::uint32_t all = 0;
+    for (const auto& one : connections_) all += one->load().ops.load();
+    return all;
 }
 
-void replica_link::wait_for_something() {
+core::instant replica_link::append(std::vector<pollfd>& polled) {
     bool failed = false;
-    polled_.clear();
     for (const auto& one : connections_) {
-        polled_.push_back(one->poll_entry());
+        polled.push_back(one->poll_entry());
         if (one->where() == nbd_connection::phase::failed) failed = true;
     }
-    polled_.push_back({bell_.fd(), POLLIN, 0});
-    parting_.append(polled_);
+    parting_.append(polled);
+    if (failed) return core::instant{0};  // to be looked at now
+    return state_ == state::connecting ? deadline_ : core::instant::max();
+}
 
-    timespec pause{0, 0};
-    const timespec* limit = nullptr;
-    if (failed) {
-        limit = &pause;
-    } else if (state_ == state::connecting) {
-        const auto left = std::max<core::instant::rep>((deadline_ - now()).count(), 0);
-        pause = {static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
-        limit = &pause;
+void replica_link::progress(const pollfd* polled) {
+    {
+        const completion_box::collecting here(box_);
+        for (std::size_t i = 0; i < connections_.size(); ++i) connections_[i]->progress(polled[i].revents);
     }
-    if (::ppoll(polled_.data(), polled_.size(), limit, nullptr) < 0)
-        for (pollfd& one : polled_) one.revents = 0;  // EINTR: look again
+    parting_.progress(polled + connections_.size(), now());
+    check_connections();
+    deliver();
+    carry_out_orders();
 }
 
 void replica_link::carry_out_orders() {
     {
         const std::lock_guard lock(orders_mutex_);
         taken_orders_.swap(orders_);
-        stop_seen_ = stopping_;
     }
-    if (stop_seen_) return;
     for (const link_order& order : taken_orders_) {
         if (order.action == core::link_action::connect)
             connect(order);
@@ -120,10 +119,12 @@ void replica_link::connect(const link_order& order) {
         become_down(core::link_loss::dropped, "its address is not known");
         return;
     }
-    const nbd_target target{order.host, order.port,
-                            core::render(core::export_name{order.replica, {settings_.epoch, order.session}}),
-                            order.session};
-    for (const auto& one : connections_) one->open(target);
+    for (const auto& one : connections_) {
+        const bool is_map = one == connections_.back();
+        one->open({order.host, order.port,
+                   core::render(core::export_name{order.replica, {settings_.epoch, order.session}, is_map}),
+                   order.session, is_map});
+    }
     check_connections();
 }
 

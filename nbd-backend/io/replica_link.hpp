@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One slot's link to its replica server: a bundle of NBD connections of one session, and the thread that polls them.
+// One slot's link to its replica server: a bundle of NBD connections of one session, the last one to the replica's
+// bitmap (R6).
 //
 //   idle ──connect──▶ connecting ──all ready, size and description right──▶ up
 //     ▲                   │                                                 │
@@ -8,19 +9,18 @@
 // Events of one poll round are delivered together, so that thousands of ops in flight cost one call of the engine's
 // owner per round and not one each. Answers are delivered before the `down` of their session; after it none is.
 //
-// Thread rule: post(), send() and wake() from any thread; post() takes only a leaf lock, so the caller may hold the
-// engine's. Nothing here is held while the owner is called.
+// Thread rule: post(), send() and in_flight() from any thread; post() takes only a leaf lock, so the caller may hold
+// the engine's. The rest from the one who polls (link_poller.hpp). Nothing here is held while the owner is called.
 #pragma once
 
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "nbd-backend/core/engine_types.hpp"
 #include "nbd-backend/io/completion_box.hpp"
+#include "nbd-backend/io/link_poller.hpp"
 #include "nbd-backend/io/nbd_connection.hpp"
 #include "nbd-backend/io/parting_sockets.hpp"
 
@@ -56,7 +56,7 @@ struct link_events {
 
 class link_owner {
 public:
-    /// On the link's thread. May move the answers out.
+    /// From the one who polls. May move the answers out.
     virtual void on_link_events(core::slot_index slot, link_events& events) = 0;
 
 protected:
@@ -64,39 +64,37 @@ protected:
 };
 
 struct link_settings {
-    std::string name;  // of the thread
     core::slot_index slot = 0;
     std::uint64_t epoch = 0;
-    std::uint64_t size_bytes = 0;  // what the export must have
-    std::uint32_t connections = 2;
+    std::uint64_t size_bytes = 0;   // what the export must have
+    std::uint32_t connections = 2;  // for data; one for the bitmap comes on top
     std::chrono::milliseconds connect_timeout{5000};
 };
 
-class replica_link {
+class replica_link final : public polled_link {
 public:
-    replica_link(link_settings settings, link_owner& owner);
+    replica_link(link_settings settings, link_owner& owner, wakeup& bell);
     ~replica_link();
     replica_link(const replica_link&) = delete;
     replica_link& operator=(const replica_link&) = delete;
 
-    /// Errors: io_failed.
-    status start();
-    /// Closes the connections and joins the thread; afterwards no buffer is touched and nothing is delivered.
-    /// Idempotent.
-    void stop();
-
-    /// Orders are carried out in the order of these calls. Follow with wake() when no lock is held.
+    /// Orders are carried out in the order of these calls. Ring the bell when no lock is held.
     void post(link_order order);
-    void wake() noexcept { bell_.ring(); }
 
-    /// Sends an op over the connection with the fewest in flight, or drops it when its session is not the link's.
+    /// Sends an op over a connection that has room for it (a map op: over the one for maps), or drops it when its
+    /// session is not the link's.
     void send(const core::io_op& op);
+
+    core::instant append(std::vector<pollfd>& polled) override;
+    void progress(const pollfd* polled) override;
+    [[nodiscard]] bool calm() const override { return state_ != state::connecting; }
+    void close_for_good() override { close_all(); }
+    [[nodiscard]] std::uint32_t in_flight() const noexcept override;
 
 private:
     enum class state : std::uint8_t { idle, connecting, up };
 
-    void run();
-    void wait_for_something();
+    nbd_connection& choose(const core::io_op& op);
     void carry_out_orders();
     void connect(const link_order& order);
     void check_connections();
@@ -107,20 +105,16 @@ private:
 
     const link_settings settings_;
     link_owner& owner_;
-    wakeup bell_;
+    wakeup& bell_;
     completion_box box_;
     std::vector<std::unique_ptr<nbd_connection>> connections_;
-    std::vector<pollfd> polled_;  // the connections, the bell, the parting sockets
     parting_sockets parting_;
-    std::thread thread_;
 
     std::mutex orders_mutex_;
     std::vector<link_order> orders_;
-    bool stopping_ = false;
 
-    // Of the link's thread alone.
+    // Of the one who polls.
     std::vector<link_order> taken_orders_;
-    bool stop_seen_ = false;
     state state_ = state::idle;
     std::uint64_t session_ = 0;
     core::instant deadline_ = core::instant::max();

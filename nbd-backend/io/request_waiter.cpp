@@ -34,7 +34,7 @@ const request_waiter::futex_word* request_waiter::finish(int error) noexcept {
     const futex_word* const sleeper = &state_;
     if (left_.fetch_sub(1, std::memory_order_acq_rel) != 1) return nullptr;
     // From this exchange on, `this` may be gone.
-    return state_.exchange(finished, std::memory_order_acq_rel) == asleep ? sleeper : nullptr;
+    return state_.exchange(finished) == asleep ? sleeper : nullptr;
 }
 
 void request_waiter::wake(const futex_word* sleeper) noexcept {

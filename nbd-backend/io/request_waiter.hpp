@@ -40,6 +40,9 @@ public:
     [[nodiscard]] const futex_word* finish(int error) noexcept;
     static void wake(const futex_word* sleeper) noexcept;
 
+    /// The waiting thread: has every part ended? Then wait() returns at once. Sequentially consistent, as link_poller
+    /// needs it.
+    [[nodiscard]] bool is_done() const noexcept { return state_.load() == finished; }
     /// Blocks until every part has ended; returns the errno of the request.
     int wait() noexcept;
 

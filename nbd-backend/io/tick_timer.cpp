@@ -17,7 +17,7 @@ constexpr core::instant::rep never = core::instant::max().count();
 
 core::instant now() noexcept {
     timespec t{};
-    (void)::clock_gettime(CLOCK_MONOTONIC, &t);
+    (void)::clock_gettime(CLOCK_BOOTTIME, &t);
     return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
 }
 

@@ -17,7 +17,7 @@
 
 namespace weft::io {
 
-/// The time that engines are given: CLOCK_MONOTONIC.
+/// The time that engines are given: CLOCK_BOOTTIME, which goes on while the machine sleeps: a lease (R1) does, too.
 core::instant now() noexcept;
 
 class tick_timer {

@@ -17,7 +17,9 @@ namespace {
 
 constexpr std::string_view extent_prefix = "extent/";
 
-bool carries_data(core::op_kind kind) { return kind == core::op_kind::read || kind == core::op_kind::write; }
+bool carries_data(core::op_kind kind) {
+    return kind == core::op_kind::read || kind == core::op_kind::write;
+}
 
 }  // namespace
 
@@ -36,14 +38,18 @@ volume_server::volume_server(core::attach_config config)
     starts_.push_back(start);
 }
 
-volume_server::~volume_server() { stop(); }
+volume_server::~volume_server() {
+    stop();
+}
 
-weft::status volume_server::listen(const std::string& control_path) { return control_.listen(control_path); }
+weft::status volume_server::listen(const std::string& control_path) {
+    return control_.listen(control_path);
+}
 
 weft::status volume_server::start() {
     TRY(timer_.start());
     control_.start();
-    for (const auto& host : hosts_) host->start();
+    for (const auto& host : hosts_) TRY(host->start());
     return ok();
 }
 
@@ -68,8 +74,8 @@ result<volume_window> volume_server::find_export(std::string_view name) const {
         if (problem == std::errc{} && end == digits.data() + digits.size() && one_spelling && n < hosts_.size())
             return volume_window{starts_[n], config_.extents[n].size_bytes};
     }
-    return error{errc::not_found, fmt::format("no such export; there are 'volume' and 'extent/0' to 'extent/{}'",
-                                              hosts_.size() - 1)};
+    return error{errc::not_found,
+                 fmt::format("no such export; there are 'volume' and 'extent/0' to 'extent/{}'", hosts_.size() - 1)};
 }
 
 std::vector<std::string> volume_server::export_names() const {
@@ -109,6 +115,10 @@ int volume_server::submit(request_waiter& waiter, const volume_window& window, c
     }
     auto& parts = waiter.prepare(pieces.size());
     for (std::size_t i = 0; i < pieces.size(); ++i) hosts_[pieces[i].extent]->submit(parts[i], pieces[i].request);
+    if (pieces.front().extent == pieces.back().extent)
+        hosts_[pieces.front().extent]->attend(waiter);
+    else
+        for (const piece& one : pieces) hosts_[one.extent]->see_to_answers();
     return waiter.wait();
 }
 
@@ -120,6 +130,10 @@ int volume_server::flush(request_waiter& waiter, const volume_window& window) {
     core::request one;
     one.kind = core::op_kind::flush;
     for (std::size_t i = first; i <= last; ++i) hosts_[i]->submit(parts[i - first], one);
+    if (first == last)
+        hosts_[first]->attend(waiter);
+    else
+        for (std::size_t i = first; i <= last; ++i) hosts_[i]->see_to_answers();
     return waiter.wait();
 }
 
@@ -135,13 +149,16 @@ void volume_server::on_result(std::uint32_t extent, std::uint64_t proposal, core
 }
 
 weft::status volume_server::on_members(const core::members_message& members) {
-    const bool same = std::equal(members.extents.begin(), members.extents.end(), config_.extents.begin(),
-                                 config_.extents.end(), [](const auto& a, const auto& b) {
-                                     return a.size_bytes == b.size_bytes;
-                                 });
+    const bool same =
+        std::equal(members.extents.begin(), members.extents.end(), config_.extents.begin(), config_.extents.end(),
+                   [](const auto& a, const auto& b) { return a.size_bytes == b.size_bytes; });
     if (!same) return error{errc::invalid_argument, "its members are not of this volume's extents"};
-    for (std::size_t i = 0; i < hosts_.size(); ++i) hosts_[i]->on_members(members.extents[i]);
+    for (std::size_t i = 0; i < hosts_.size(); ++i) hosts_[i]->on_members(members.extents[i], members.policy);
     return ok();
+}
+
+void volume_server::on_lease(core::instant until) {
+    for (const auto& host : hosts_) host->on_lease(until);
 }
 
 void volume_server::on_detach() {

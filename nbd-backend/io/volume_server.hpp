@@ -59,6 +59,7 @@ private:
     void on_result(std::uint32_t extent, std::uint64_t proposal, core::proposal_outcome outcome) override;
     weft::status on_members(const core::members_message& members) override;
     void on_detach() override;
+    void on_lease(core::instant until) override;
 
     [[nodiscard]] std::size_t extent_at(std::uint64_t offset) const;
     int flush(request_waiter& waiter, const volume_window& window);

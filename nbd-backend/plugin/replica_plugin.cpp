@@ -26,6 +26,7 @@
 #include <string_view>
 
 #include "nbd-backend/core/engine_types.hpp"
+#include "nbd-backend/io/dead_peers.hpp"
 #include "nbd-backend/io/drive_dir.hpp"
 #include "nbd-backend/io/replica_server.hpp"
 
@@ -157,6 +158,8 @@ void die_when_told_to_stop() noexcept {
 /// the flag.
 int after_fork() noexcept {
     die_when_told_to_stop();
+    if (weft::io::end_dead_peers() == 0)
+        nbdkit_debug("weft-replica: listens on no TCP socket, or cannot have dead peers noticed, ignoring");
     // We may be below the page cache of the node that writes to us: allocations must not wait for that writing. Needs
     // CAP_SYS_RESOURCE; without it we go on.
     if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) nbdkit_debug("weft-replica: PR_SET_IO_FLUSHER refused, ignoring");
@@ -233,11 +236,14 @@ void set_properties(nbdkit_plugin& plugin) {
     plugin.can_write = writers_only;
     plugin.can_flush = writers_only;
     plugin.can_trim = writers_only;
-    plugin.can_zero = writers_only;
-    plugin.can_fast_zero = writers_only;
+    const auto writers_of_data = [](void* handle) {
+        return connection(handle).is_writer() && !connection(handle).is_map() ? 1 : 0;
+    };
+    plugin.can_zero = writers_of_data;
+    plugin.can_fast_zero = writers_of_data;
     plugin.can_fua = [](void* handle) { return connection(handle).is_writer() ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE; };
     plugin.is_rotational = [](void*) { return 0; };
-    // One file behind all connections, and one sync covers them all.
+    // One replica behind all connections, and one sync covers them all.
     plugin.can_multi_conn = [](void*) { return 1; };
     plugin.can_extents = [](void*) { return 1; };
 }
@@ -253,7 +259,7 @@ void set_requests(nbdkit_plugin& plugin) {
     };
     plugin.flush = [](void* handle, std::uint32_t) { return answer(connection(handle).flush()); };
     plugin.trim = [](void* handle, std::uint32_t count, std::uint64_t offset, std::uint32_t flags) {
-        return answer(connection(handle).zero(offset, count, has(flags, NBDKIT_FLAG_FUA), false));
+        return answer(connection(handle).trim(offset, count, has(flags, NBDKIT_FLAG_FUA)));
     };
     // A hole whether or not MAY_TRIM allows one: it is what zeros are in a thin volume, and what the other replicas
     // have.

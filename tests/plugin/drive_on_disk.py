@@ -21,6 +21,8 @@ PLUGIN = BUILD / "nbdkit-weft-replica-plugin.so"
 MIB = 1024 * 1024
 SLOT = 4096
 PAGE_BITS = 8 * (4096 - 32)
+REGION = 4 * MIB
+BITMAP_KEPT, SUMS_KEPT, THICK = 1, 2, 4
 # magic, version, checksum, incompat, compat, generation, replica, volume, size, region, bitmap at, bitmap bytes, epoch,
 # birth, change boot id
 FIELDS = struct.Struct("<8sIIQQQ16s16sQQQQQQ64s")
@@ -45,20 +47,40 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-def encode_slot(generation, replica, volume, size, region=4 * MIB, epoch=0, birth=0, change_boot="", version=1):
+def block_sum(block):
+    """What is stored for a block of 4096 bytes."""
+    return crc32c(block) ^ 0x98F94189
+
+
+def encode_slot(generation, replica, volume, size, region=REGION, epoch=0, birth=0, change_boot="", version=1,
+                incompat=BITMAP_KEPT):
     pages = -(-(-(-size // region)) // PAGE_BITS)
 
     def pack(checksum):
-        return FIELDS.pack(b"WEFTREPL", version, checksum, 0, 0, generation, uuid.UUID(replica).bytes,
+        return FIELDS.pack(b"WEFTREPL", version, checksum, incompat, 0, generation, uuid.UUID(replica).bytes,
                            uuid.UUID(volume).bytes, size, region, 2 * SLOT, 4096 * pages, epoch, birth,
                            change_boot.encode()).ljust(SLOT, b"\0")
     return pack(crc32c(pack(0))), pages
 
 
-def encode_page(index):
+def encode_page(index, dirty=()):
+    """`dirty`: regions of this page, counted from its first."""
+    bits = bytearray(4096 - 32)
+    for region in dirty:
+        bits[region // 8] |= 1 << region % 8
+
     def pack(checksum):
-        return struct.pack("<8sIIQ", b"WEFTBMAP", checksum, 0, index).ljust(4096, b"\0")
+        return struct.pack("<8sIIQ8x", b"WEFTBMAP", checksum, 0, index) + bits
     return pack(crc32c(pack(0)))
+
+
+def decode_page(data, index):
+    """The dirty regions of a page, counted from its first, or None when it is not good."""
+    if data[:8] != b"WEFTBMAP" or crc32c(data[:8] + bytes(4) + data[12:]) != struct.unpack_from("<I", data, 8)[0]:
+        return None
+    if struct.unpack_from("<Q", data, 16)[0] != index:
+        return None
+    return [bit for bit in range(PAGE_BITS) if data[32 + bit // 8] >> bit % 8 & 1]
 
 
 def decode_slot(data):
@@ -81,6 +103,13 @@ class Drive:
         (self.path / "weft.json").write_text(json.dumps(identity))
         (self.path / "lock").touch()
 
+    @classmethod
+    def at(cls, path):
+        """A drive that somebody else made."""
+        drive = cls.__new__(cls)
+        drive.path = Path(path)
+        return drive
+
     def replica_path(self, replica):
         return self.path / "replicas" / replica
 
@@ -90,6 +119,9 @@ class Drive:
         path.mkdir()
         with open(path / "data", "wb") as data:
             data.truncate(size)
+        if fields.get("incompat", 0) & SUMS_KEPT:
+            with open(path / "sums", "wb") as sums:
+                os.posix_fallocate(sums.fileno(), 0, size // 1024)
         volume = str(uuid.uuid4())
         slots = [encode_slot(generation, replica, volume, size, **fields) for generation in (2, 1)]
         pages = b"".join(encode_page(index) for index in range(slots[0][1]))
@@ -103,6 +135,26 @@ class Drive:
     def meta(self, replica):
         """What a server that starts now takes for the truth."""
         return max((slot for slot in self.slots(replica) if slot), key=lambda slot: slot["generation"])
+
+
+    def sums(self, replica):
+        """All of them, as numbers."""
+        stored = (self.replica_path(replica) / "sums").read_bytes()
+        return struct.unpack(f"<{len(stored) // 4}I", stored)
+
+    def flip(self, replica, offset, name="data"):
+        """Changes a byte behind the server's back, as a drive does that loses what it was given."""
+        with open(self.replica_path(replica) / name, "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 0x10]))
+
+    def dirty(self, replica):
+        """The regions that the first page of the bitmap has as dirty; None: it is bad."""
+        with open(self.replica_path(replica) / "meta", "rb") as meta:
+            meta.seek(2 * SLOT)
+            return decode_page(meta.read(4096), 0)
 
 
 class Server:

@@ -2,9 +2,10 @@
 // What weftd does to drives before it starts their servers, as a program for tests:
 //
 //   drive_tool init DRIVE CLUSTER NODE                        makes the directory and initialises it
-//   drive_tool create DRIVE REPLICA VOLUME BYTES equal|dirty
+//   drive_tool create DRIVE REPLICA VOLUME BYTES equal|dirty [thick] [nosums]
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -18,14 +19,19 @@ int main(int count, char** words) {
     weft::status outcome;
     if (w.size() == 4 && w[0] == "init") {
         std::filesystem::create_directories(w[1]);
-        const auto made = weft::io::init_drive(
-            w[1], {weft::drive_id(weft::make_uuid()), w[2], weft::node_name(w[3])});
+        const auto made = weft::io::init_drive(w[1], {weft::drive_id(weft::make_uuid()), w[2], weft::node_name(w[3])});
         if (made.has_error()) outcome = made.error();
-    } else if (w.size() == 6 && w[0] == "create") {
-        outcome = weft::io::create_replica(
-            w[1], {weft::replica_id(w[2]), weft::volume_id(w[3]), std::stoull(w[4]), w[5] == "equal"});
+    } else if (w.size() >= 6 && w[0] == "create") {
+        const auto asked = [&w](const char* word) { return std::find(w.begin() + 6, w.end(), word) != w.end(); };
+        weft::io::replica_birth birth{weft::replica_id(w[2]), weft::volume_id(w[3]), std::stoull(w[4])};
+        birth.born_equal = w[5] == "equal";
+        birth.thick = asked("thick");
+        birth.checksums = !asked("nosums");
+        outcome = weft::io::create_replica(w[1], birth);
     } else {
-        fmt::print(stderr, "drive_tool: init DRIVE CLUSTER NODE | create DRIVE REPLICA VOLUME BYTES equal|dirty\n");
+        fmt::print(
+            stderr,
+            "drive_tool: init DRIVE CLUSTER NODE | create DRIVE REPLICA VOLUME BYTES equal|dirty [thick] [nosums]\n");
         return 2;
     }
     if (outcome.has_error()) {

@@ -5,7 +5,8 @@ It connects (again and again, as weftd does), keeps what the volume server told,
   "commit"   applies R4's and R12's rules like the store would: never demotes the last up_to_date replica
   "silent"   never answers (the store is away); answer_pending() catches up
   "refuse" | "fence"   answers everything so
-The record's states survive in `states`, as they would survive a volume server.
+The record's states survive in `states`, as they would survive a volume server. The node's lease holds for ever, unless
+`lease` is False (engine.hpp, E7).
 """
 import json
 import socket
@@ -14,6 +15,8 @@ import time
 
 
 class FakeWeftd:
+    lease = True
+
     def __init__(self, path, states, policy="commit"):
         """`states`: one dictionary {replica id: state} per extent."""
         self.path, self.states, self.policy = str(path), states, policy
@@ -121,6 +124,8 @@ class FakeWeftd:
         with self._lock:
             if kind == "hello":
                 self.hellos.append(message)
+                if self.lease:
+                    self.send({"type": "lease", "until_ns": 1 << 62})
             elif kind == "status":
                 self.statuses.append(message)
             elif kind == "notice":

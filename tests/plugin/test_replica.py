@@ -16,71 +16,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from drive_on_disk import MIB, PLUGIN, Drive, Server, described, encode_slot  # noqa: E402
-from lent_filesystem import LentFilesystem  # noqa: E402
+from drive_on_disk import MIB, PLUGIN, described, encode_slot  # noqa: E402
 from lib.waiting import wait_for  # noqa: E402
-from lib.workspace import Workspace  # noqa: E402
-
-BLOCK = 4096
-SIZE = 64 * MIB
-
-
-@pytest.fixture(scope="module")
-def workspace():
-    if not PLUGIN.exists():
-        pytest.fail(f"{PLUGIN} is missing: run make first (BUILD names the folder)")
-    with Workspace("replica") as made:
-        yield made
-
-
-@pytest.fixture
-def drive(workspace):
-    return Drive(workspace.path / f"drive-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def lend(workspace, drive):
-    """Puts a file system under a replica's data, or its meta."""
-    filesystems = []
-
-    def lender(replica, kind, **options):
-        filesystems.append(LentFilesystem(workspace, drive, replica, kind, **options))
-        filesystems[-1].mount()
-        return filesystems[-1]
-    yield lender
-    for filesystem in filesystems:
-        filesystem.unmount()
-
-
-@pytest.fixture
-def start(workspace, drive, lend):  # after lend, so that the servers are gone when file systems are unmounted
-    """Starts servers on the drive; they are dead when the test ends."""
-    servers = []
-
-    def starter(*parameters, on=drive):
-        servers.append(Server(workspace, on, *parameters))
-        return servers[-1]
-    yield starter
-    for server in servers:
-        server.kill()
-
-
-def failure(call, *arguments):
-    """The errno with which libnbd's call fails."""
-    with pytest.raises(nbd.Error) as caught:
-        call(*arguments)
-    return caught.value.errnum
-
-
-def refused(server, name):
-    with pytest.raises(nbd.Error):
-        server.connect(name)
-
-
-def extents(handle, offset=0, count=SIZE):
-    found = []
-    handle.block_status(count, offset, lambda _context, _offset, entries, _error: found.extend(entries) and 0)
-    return list(zip(found[0::2], found[1::2]))
+from replica_rig import (  # noqa: E402,F401
+    BLOCK, SIZE, Opener, assert_fenced, drive, extents, failure, fenced, lend, refused, start, workspace)
 
 
 # --- what the export says of itself ---------------------------------------------------------------------------------
@@ -136,7 +75,8 @@ def test_bad_names_are_refused_and_change_nothing(drive, start):
     replica = drive.add_replica()
     server = start()
     for name in ("", "/", "..", "../" + replica, f"{replica}/", f"{replica}/1", f"{replica}/0/1", f"{replica}/1/0",
-                 f"{replica}/01/1", f"{replica}/1/1/1", f"{replica}/-1/1", f"{replica}/1/1\n", f"{replica}\n",
+                 f"{replica}/01/1", f"{replica}/1/1/1", f"{replica}/1/dirty", f"{replica}/1/1/dirty/",
+                  f"{replica}/-1/1", f"{replica}/1/1\n", f"{replica}\n",
                  replica.upper(), "a" * 300, f"{replica}/{'9' * 300}/1", "/etc/passwd", f"../replicas/{replica}",
                  f".tmp-{replica}", f"{replica}/18446744073709551616/1", str(uuid.uuid4()), f"{uuid.uuid4()}/1/1"):
         refused(server, name)
@@ -236,15 +176,6 @@ def test_fio_verifies_random_writes_over_parallel_connections(workspace, drive, 
 
 # --- fencing --------------------------------------------------------------------------------------------------------
 
-def assert_fenced(handle):
-    assert failure(handle.pread, BLOCK, 0) == errno.ESHUTDOWN
-    assert failure(handle.pwrite, b"x" * BLOCK, 0) == errno.ESHUTDOWN
-    assert failure(handle.zero, BLOCK, 0) == errno.ESHUTDOWN
-    assert failure(handle.trim, BLOCK, 0) == errno.ESHUTDOWN
-    assert failure(handle.flush) == errno.ESHUTDOWN
-    assert failure(extents, handle) == errno.ESHUTDOWN
-
-
 def test_a_higher_epoch_or_session_fences_the_lower_and_equals_join(drive, start):
     replica = drive.add_replica()
     server = start()
@@ -285,27 +216,6 @@ def test_a_session_is_remembered_after_its_last_connection_closed(drive, start):
     assert described(server.connect(f"{replica}/3/5"))["status"] == "ok"
 
 
-class Opener(threading.Thread):
-    """Opens an export on a thread of its own, since the open waits for a drain."""
-
-    def __init__(self, server, name):
-        super().__init__(daemon=True)
-        self.server, self.name_, self.handle, self.problem = server, name, None, None
-        self.start()
-
-    def run(self):
-        try:
-            self.handle = self.server.connect(self.name_)
-        except nbd.Error as problem:
-            self.problem = problem
-
-    def result(self):
-        self.join(20)
-        assert not self.is_alive(), f"the open of {self.name_} did not come to its end"
-        assert self.handle, self.problem
-        return self.handle
-
-
 def test_an_admitted_request_ends_before_a_higher_key_is_durable_or_open(drive, lend, start):
     replica = drive.add_replica()
     filesystem = lend(replica, "ext4")
@@ -336,14 +246,6 @@ def test_an_admitted_request_ends_before_a_higher_key_is_durable_or_open(drive, 
     assert new.pread(BLOCK, 0) == b"b" * BLOCK
     assert drive.meta(replica)["epoch"] == 3
     assert_fenced(old)
-
-
-def fenced(handle):
-    try:
-        handle.pread(BLOCK, 0)
-        return False
-    except nbd.Error as problem:
-        return problem.errnum == errno.ESHUTDOWN
 
 
 def test_many_openers_at_once_leave_exactly_the_highest_admitted(drive, start):

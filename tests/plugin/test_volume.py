@@ -318,7 +318,7 @@ def test_many_threads_against_dying_and_hanging_servers(rigs):
     rig.epoch = 1
     (rig.path / "attach.json").write_text(json.dumps(rig.config()))
     stress = subprocess.Popen([program("volume_stress"), str(rig.path / "attach.json"), str(rig.path / "c.sock"), "24",
-                               "12", "1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               env=rig.environment)
     rig.weftd = FakeWeftd(rig.path / "c.sock", rig.states)
     rig.weftds.append(rig.weftd)
@@ -340,7 +340,7 @@ def test_many_threads_against_dying_and_hanging_servers(rigs):
                 rig.weftd.reconnect()
             deaths += 1
             rig.wait_whole()
-        said, _ = stress.communicate(timeout=60)
+        said, _ = stress.communicate(timeout=60)  # the end of its input is its end
     finally:
         stress.kill()
     assert stress.returncode == 0, said
@@ -495,13 +495,13 @@ def test_members_added_and_moved(rigs):
     with connected(volume) as handle:
         handle.pwrite(content, 8 * MIB)
         rig.states[0][third] = "inconsistent"
-        rig.weftd.send({"type": "members", "extents": rig.members()})
+        rig.send_members()
         rig.wait_whole()
         rig.assert_equal()
         rig.servers[2].kill()
         rig.servers[2].port += 100
         rig.servers[2].start()
-        rig.weftd.send({"type": "members", "extents": rig.members()})
+        rig.send_members()
         rig.wait_whole()
         handle.pwrite(content, 20 * MIB)
         handle.flush()
@@ -509,7 +509,7 @@ def test_members_added_and_moved(rigs):
     # And removed again: nobody waits for it.
     del rig.states[0][third]
     rig.ids[0].pop()
-    rig.weftd.send({"type": "members", "extents": rig.members()})
+    rig.send_members()
     rig.servers[2].kill()
     with connected(volume) as handle:
         handle.pwrite(content, 0)
@@ -654,10 +654,10 @@ def test_attach_demotes_a_replica_that_cannot_be_reached(rigs):
 def test_a_bad_configuration_is_refused_by_name(workspace, tmp_path, spoil, named):
     config = {"volume": "db", "id": "0b9c7a52-7f3a-4a68-9a55-0f7d6a0f0c01", "epoch": 1, "clean": True,
               "min_replicas": 1, "connections": 1, "request_timeout_ms": 1000, "reconnect_window_ms": 1000,
-              "attach_timeout_ms": 1000,
+              "attach_timeout_ms": 1000, "policy": {"resync_rate": 0, "on_full": "hold", "scrub": 0, "min_replicas": 0},
               "extents": [{"size_bytes": MIB, "replicas": [{"id": "0b9c7a52-7f3a-4a68-9a55-0f7d6a0f0c02", "port": 1,
                                                             "state": "up_to_date", "local": True,
-                                                            "host": "127.0.0.1"}]}]}
+                                                            "recovering": False, "host": "127.0.0.1"}]}]}
     text = json.dumps(config)[:-9]
     if spoil:
         spoil(config)

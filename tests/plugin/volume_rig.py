@@ -141,15 +141,22 @@ class Rig:
     def members(self):
         return [{"size_bytes": size,
                  "replicas": [{"id": replica, "state": self.states[extent][replica], "local": number == 0,
-                               "host": self.servers[number].host, "port": self.servers[number].port}
+                               "recovering": False, "host": self.servers[number].host,
+                               "port": self.servers[number].port}
                               for number, replica in enumerate(self.ids[extent])
                               if replica in self.states[extent]]}
                 for extent, size in enumerate(self.sizes)]
 
+    policy = {"resync_rate": 0, "on_full": "hold", "scrub": 0, "min_replicas": 0}
+
+    def send_members(self):
+        self.weftd.send({"type": "members", "extents": self.members(), "policy": self.policy})
+
     def config(self, **more):
         """attach.json of the present epoch."""
         return {"volume": "db", "id": self.volume, "epoch": self.epoch, "clean": True, "connections": 8,
-                "min_replicas": self.min_replicas, **self.times, "extents": self.members(), **more}
+                "min_replicas": self.min_replicas, **self.times, "policy": self.policy,
+                "extents": self.members(), **more}
 
     def attach(self, weftd="commit", clean=True, **more):
         """A new epoch. Returns the volume server; its weftd is `self.weftd`, or None if `weftd` is None."""

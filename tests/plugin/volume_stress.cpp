@@ -3,13 +3,16 @@
 // would need the sanitizer's runtime preloaded). The replica servers are somebody else's; whoever starts this kills and
 // restarts them meanwhile.
 //
-//   volume_stress ATTACH.JSON CONTROL.SOCK THREADS SECONDS SEED
+//   volume_stress ATTACH.JSON CONTROL.SOCK THREADS SEED
 //
-// Every thread owns every THREADS-th chunk of the volume and knows what is in it; each read is compared with that. Some
-// requests go to one chunk that all threads change at the same time: nothing is known of its content, but replicas must
-// not end up different. Any error of any request fails the run. Prints the number of requests; at the end everything is
-// flushed and the server stopped while reads are still being made, which must end them all with ESHUTDOWN.
+// It goes on until its standard input ends. Every thread owns every THREADS-th chunk of the volume and knows what is in
+// it; each read is compared with that. Some requests go to one chunk that all threads change at the same time: nothing
+// is known of its content, but replicas must not end up different. Any error of any request fails the run. Prints the
+// number of requests; at the end everything is flushed and the server stopped while reads are still being made, which
+// must end them all with ESHUTDOWN.
 #include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -145,8 +148,7 @@ private:
     bool ended_ = false;
 };
 
-int stress(const std::string& config_path, const std::string& control, unsigned threads, unsigned seconds,
-           unsigned seed) {
+int stress(const std::string& config_path, const std::string& control, unsigned threads, unsigned seed) {
     std::ifstream file(config_path);
     const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     auto config = weft::core::decode_attach_config(text);
@@ -166,9 +168,10 @@ int stress(const std::string& config_path, const std::string& control, unsigned 
     std::vector<std::thread> running;
     for (unsigned n = 0; n < threads; ++n) users.push_back(std::make_unique<user>(server, window, n, threads, seed));
     for (const auto& one : users) running.emplace_back([&one] { one->run(); });
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-    while (std::chrono::steady_clock::now() < end && !failed)
-        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    char byte = 0;
+    while (!failed && (::poll(&input, 1, 50) == 0 || ::read(STDIN_FILENO, &byte, 1) > 0)) {
+    }
 
     over = true;
     while (reading < threads && !failed) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -187,10 +190,10 @@ int stress(const std::string& config_path, const std::string& control, unsigned 
 }  // namespace
 
 int main(int count, char** words) {
-    if (count != 6) {
-        fmt::print(stderr, "volume_stress ATTACH.JSON CONTROL.SOCK THREADS SECONDS SEED\n");
+    if (count != 5) {
+        fmt::print(stderr, "volume_stress ATTACH.JSON CONTROL.SOCK THREADS SEED\n");
         return 2;
     }
     return stress(words[1], words[2], static_cast<unsigned>(std::stoul(words[3])),
-                  static_cast<unsigned>(std::stoul(words[4])), static_cast<unsigned>(std::stoul(words[5])));
+                  static_cast<unsigned>(std::stoul(words[4])));
 }

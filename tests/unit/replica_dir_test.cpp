@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "nbd-backend/core/replica_meta.hpp"
 #include "nbd-backend/io/drive_dir.hpp"
@@ -53,6 +56,7 @@ TEST_CASE("replica_dir: a replica is born sparse, of the exact size, with a meta
     for (const std::uint64_t size : {block_bytes, 64 * mib, 3 * tib + block_bytes}) {
         auto birth = a_birth(size);
         birth.born_equal = size != 64 * mib;
+        birth.checksums = size <= gib;  // 3 GiB of them are more than a test should take
         REQUIRE(create_replica(drive.path, birth).has_value());
         const auto path = replica_path(drive.path, birth.id);
         CHECK(file_size(path + "/data") == size);
@@ -64,6 +68,9 @@ TEST_CASE("replica_dir: a replica is born sparse, of the exact size, with a meta
         CHECK(opened->meta().born_equal == birth.born_equal);
         CHECK(file_size(path + "/meta") == core::meta_file_bytes(opened->meta()));
         CHECK(allocated(path + "/meta") >= file_size(path + "/meta"));
+        if (!birth.checksums) continue;
+        CHECK(file_size(path + "/sums") == size / 1024);
+        CHECK(allocated(path + "/sums") >= size / 1024);
         std::array<std::byte, core::bitmap_page_bytes> page{};
         const auto fd = open_file(path + "/meta", O_RDONLY);
         REQUIRE(read_at(fd->get(), page, core::bitmap_offset_bytes) == 0);
@@ -79,12 +86,15 @@ TEST_CASE("replica_dir: creating again finds it, creating it differently is refu
     REQUIRE(create_replica(drive.path, birth).has_value());
     std::ofstream(replica_path(drive.path, birth.id) + "/data", std::ios::in | std::ios::out) << "precious";
     CHECK(create_replica(drive.path, birth).has_value());
-    auto larger = birth, other = birth, added = birth;
+    auto larger = birth, other = birth, added = birth, thick = birth, plain = birth;
+    thick.thick = true;
+    plain.checksums = false;
     larger.size_bytes += block_bytes;
     other.volume = volume_id{make_uuid()};
     added.born_equal = false;
     for (const auto& [different, what] :
-         {std::pair{larger, "size"}, std::pair{other, "volume"}, std::pair{added, "birth"}}) {
+         {std::pair{larger, "size"}, std::pair{other, "volume"}, std::pair{added, "birth"},
+          std::pair{thick, "allocation"}, std::pair{plain, "checksums"}}) {
         const auto outcome = create_replica(drive.path, different);
         REQUIRE(outcome.has_error());
         CHECK(outcome.error().code == errc::already_exists);
@@ -95,6 +105,55 @@ TEST_CASE("replica_dir: creating again finds it, creating it differently is refu
     std::string begin(8, ' ');
     std::ifstream(replica_path(drive.path, birth.id) + "/data").read(begin.data(), 8);
     CHECK(begin == "precious");
+}
+
+TEST_CASE("replica_dir: a thick replica has all its space from birth on and reads as one hole") {
+    const scratch_drive drive;
+    auto birth = a_birth(8 * mib);
+    birth.thick = true;
+    REQUIRE(create_replica(drive.path, birth).has_value());
+    CHECK(create_replica(drive.path, birth).has_value());
+    const auto path = replica_path(drive.path, birth.id);
+    CHECK(file_size(path + "/data") == 8 * mib);
+    CHECK(allocated(path + "/data") >= 8 * mib);
+    const auto opened = replica_file::open(drive.path, birth.id);
+    REQUIRE(opened.has_value());
+    CHECK(opened->is_thick());
+    file_extent found;
+    REQUIRE(opened->extent_at(0, 8 * mib, found) == 0);
+    CHECK(found.hole);
+    CHECK(found.length == 8 * mib);
+    const std::vector<std::byte> bytes(mib, std::byte{7});
+    REQUIRE(opened->write(bytes, 2 * mib) == 0);
+    REQUIRE(opened->zero(2 * mib, mib / 2, false) == 0);
+    std::vector<std::byte> read(mib);
+    REQUIRE(opened->read(read, 2 * mib) == 0);
+    CHECK(read[mib / 2 - 1] == std::byte{0});
+    CHECK(read[mib / 2] == std::byte{7});
+    CHECK(opened->sync() == 0);
+    CHECK(allocated(path + "/data") >= 8 * mib);
+    REQUIRE(opened->extent_at(0, 8 * mib, found) == 0);
+    CHECK(found.hole);
+    CHECK(found.length >= 2 * mib);  // what was read of it since may count as data
+}
+
+TEST_CASE("replica_dir: a thick replica that does not fit is refused with the sizes and leaves nothing behind") {
+    const scratch_drive drive;
+    auto birth = a_birth(4000 * tib);
+    birth.thick = true;
+    const auto outcome = create_replica(drive.path, birth);
+    REQUIRE(outcome.has_error());
+    CHECK((outcome.error().code == errc::no_space || outcome.error().os_errno == EFBIG));
+    CHECK(std::filesystem::is_empty(drive.path + "/replicas"));
+    birth.size_bytes = measure_drive(drive.path)->free_bytes / block_bytes * block_bytes + 100 * mib;
+    const auto larger = create_replica(drive.path, birth);
+    REQUIRE(larger.has_error());
+    CHECK(larger.error().code == errc::no_space);
+    CHECK(larger.error().text.find("takes " + render_size(birth.size_bytes) + " at once") != std::string::npos);
+    CHECK(larger.error().text.find(" are free on " + drive.path) != std::string::npos);
+    CHECK(std::filesystem::is_empty(drive.path + "/replicas"));
+    birth.thick = false;
+    CHECK(create_replica(drive.path, birth).has_value());
 }
 
 TEST_CASE("replica_dir: what a killed creation left is replaced, or taken away by a removal") {

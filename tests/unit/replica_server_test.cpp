@@ -3,12 +3,10 @@
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,6 +14,7 @@
 #include "nbd-backend/io/drive_dir.hpp"
 #include "nbd-backend/io/posix_file.hpp"
 #include "nbd-backend/io/replica_dir.hpp"
+#include "tests/unit/file_size_limit.hpp"
 #include "tests/unit/temp_dir.hpp"
 
 using namespace weft;
@@ -42,11 +41,27 @@ struct served_drive {
         REQUIRE(opened.has_value());
         return std::move(*opened);
     }
+    std::unique_ptr<replica_connection> open_map(std::uint64_t epoch, std::uint64_t session) {
+        auto opened = server->open(fmt::format("{}/{}/{}/dirty", id.str(), epoch, session));
+        REQUIRE(opened.has_value());
+        return std::move(*opened);
+    }
     test::temp_dir made;
     std::string path = made.path().string();
     replica_id id{make_uuid()};
     std::unique_ptr<replica_server> server;
 };
+
+/// What an export's extents say, as (length, hole).
+std::vector<std::pair<std::uint64_t, bool>> extents_of(replica_connection& connection, std::uint64_t offset,
+                                                       std::uint64_t length) {
+    std::vector<std::pair<std::uint64_t, bool>> found;
+    REQUIRE(connection.extents(offset, length, [&](const file_extent& extent) {
+        found.emplace_back(extent.length, extent.hole);
+        return true;
+    }) == 0);
+    return found;
+}
 
 const std::vector<std::byte> block(block_bytes, std::byte{0x5a});
 
@@ -55,26 +70,6 @@ std::string told_prior(const replica_connection& connection) {
     const auto& text = connection.description();
     return text.substr(text.find(" prior=") + 7);
 }
-
-/// While it lives, no file of this process can be written at or behind `bytes`: the write fails with EFBIG.
-class file_size_limit {
-public:
-    explicit file_size_limit(std::uint64_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-        REQUIRE(::getrlimit(RLIMIT_FSIZE, &before_) == 0);
-        const rlimit lower{bytes, before_.rlim_max};
-        REQUIRE(::setrlimit(RLIMIT_FSIZE, &lower) == 0);
-    }
-    ~file_size_limit() {
-        (void)::setrlimit(RLIMIT_FSIZE, &before_);
-        (void)std::signal(SIGXFSZ, handler_);
-    }
-    file_size_limit(const file_size_limit&) = delete;
-    file_size_limit& operator=(const file_size_limit&) = delete;
-
-private:
-    rlimit before_{};
-    void (*handler_)(int);
-};
 
 }  // namespace
 
@@ -198,7 +193,7 @@ TEST_CASE("replica_server: a boot id that cannot be stored fails the replica bef
             0);  // so slot 1 is the next, behind the limit; the data's block is before it
     int first = 0;
     {
-        const file_size_limit limit(core::meta_slot_bytes);
+        const test::file_size_limit limit(core::meta_slot_bytes);
         first = writer->write(block, 0, false);
     }
     CHECK(first == EIO);
@@ -215,6 +210,56 @@ TEST_CASE("replica_server: a boot id that cannot be stored fails the replica bef
     CHECK(again->read(buffer, 0) == 0);
     CHECK(buffer == std::vector<std::byte>(block_bytes));
     CHECK(again->write(block, 0, false) == 0);
+    CHECK(drive.stored().change_boot_id == "boot-1");
+}
+
+TEST_CASE("replica_server: the map shows what changed, clears whole regions only, and a look only looks") {
+    using extents = std::vector<std::pair<std::uint64_t, bool>>;
+    constexpr auto half = core::region_bytes_default;  // of the replica
+    served_drive drive;
+    const auto writer = drive.open(1, 1);
+    const auto map = drive.open_map(1, 1);
+    CHECK(map->size_bytes() == 8 * mib);
+    CHECK(map->description() == writer->description());
+    CHECK(extents_of(*map, 0, 8 * mib) == extents{{8 * mib, true}});
+    CHECK(writer->write(block, half - block_bytes, false) == 0);
+    CHECK(extents_of(*map, 0, 8 * mib) == extents{{half, false}, {half, true}});
+    CHECK(extents_of(*map, block_bytes, half) == extents{{half - block_bytes, false}, {block_bytes, true}});
+    std::vector<std::byte> read(2 * block_bytes);
+    CHECK(map->read(read, half - block_bytes) == 0);
+    CHECK(read[block_bytes - 1] == std::byte{0xff});
+    CHECK(read[block_bytes] == std::byte{0});
+    CHECK(map->write(block, 0, false) == EPERM);
+    CHECK(map->zero(0, block_bytes, false, false) == EPERM);
+    const auto look = drive.server->open(drive.id.str() + "/dirty");
+    REQUIRE(look.has_value());
+    CHECK(extents_of(**look, 0, 8 * mib) == extents{{half, false}, {half, true}});
+    CHECK((*look)->trim(0, 8 * mib, false) == EPERM);
+    CHECK((*look)->flush() == EPERM);
+    CHECK(writer->zero(half, block_bytes, false, false) == 0);
+    CHECK(map->trim(0, 8 * mib - block_bytes, false) == 0);
+    CHECK(extents_of(*map, 0, 8 * mib) == extents{{half, true}, {half, false}});
+    CHECK(map->trim(half, half, true) == 0);
+    CHECK(extents_of(**look, 0, 8 * mib) == extents{{8 * mib, true}});
+    CHECK(writer->trim(block_bytes, block_bytes, false) == 0);
+    CHECK(extents_of(*map, 0, 8 * mib) == extents{{half, false}, {half, true}});
+    CHECK(map->trim(0, 9 * mib, false) == EINVAL);
+}
+
+TEST_CASE("replica_server: a map is fenced and fences like the data of its key") {
+    served_drive drive;
+    const auto old = drive.open_map(1, 1);
+    CHECK(old->flush() == 0);
+    const auto next = drive.open_map(2, 1);
+    CHECK(old->trim(0, 8 * mib, false) == ESHUTDOWN);
+    CHECK(old->flush() == ESHUTDOWN);
+    CHECK(old->write(block, 0, false) == ESHUTDOWN);
+    CHECK(old->extents(0, 8 * mib, [](const file_extent&) { return true; }) == ESHUTDOWN);
+    CHECK(drive.open_map(1, 9)->trim(0, 8 * mib, false) == ESHUTDOWN);
+    CHECK(drive.open(1, 9)->flush() == ESHUTDOWN);
+    CHECK(drive.stored().epoch == 2);
+    CHECK(drive.open(2, 1)->write(block, 0, false) == 0);
+    CHECK(next->trim(0, 8 * mib, false) == 0);
     CHECK(drive.stored().change_boot_id == "boot-1");
 }
 
