@@ -3,17 +3,14 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
+#include <algorithm>
+#include <iterator>
 
 #include "orchestrator/core/names.hpp"
 
 namespace weft {
 
 namespace {
-
-error bad_option(std::string_view option, std::string_view problem) {
-    return error{errc::invalid_argument, fmt::format("option '{}': {}", option, problem)};
-}
 
 status apply_size(create_options& options, const std::string& text) {
     const auto size = parse_size(text);
@@ -30,22 +27,39 @@ status apply_size(create_options& options, const std::string& text) {
     return ok();
 }
 
-status apply_count(std::uint32_t& count, std::string_view option, const std::string& text) {
-    const char* const end = text.data() + text.size();
-    std::uint32_t number = 0;
-    const auto parsed = std::from_chars(text.data(), end, number);
-    if (parsed.ec != std::errc{} || parsed.ptr != end || number < 1 || number > replicas_max)
-        return bad_option(option, fmt::format("'{}' is not a number from 1 to {}", printable(text), replicas_max));
-    count = number;
+status apply_replicas(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.replicas, parse_count("replicas", text));
     return ok();
 }
 
-status apply_replicas(create_options& options, const std::string& text) {
-    return apply_count(options.replicas, "replicas", text);
+status apply_min_replicas(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.min_replicas, parse_count("min-replicas", text));
+    return ok();
 }
 
-status apply_min_replicas(create_options& options, const std::string& text) {
-    return apply_count(options.min_replicas, "min-replicas", text);
+status apply_provisioning(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.thick, parse_provisioning(text));
+    return ok();
+}
+
+status apply_checksums(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.checksums, parse_checksums(text));
+    return ok();
+}
+
+status apply_on_full(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.on_full, parse_on_full(text));
+    return ok();
+}
+
+status apply_resync_rate(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.resync_rate, parse_resync_rate(text));
+    return ok();
+}
+
+status apply_scrub_every(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.scrub_every_s, parse_scrub_every(text));
+    return ok();
 }
 
 status apply_fs(create_options& options, const std::string& text) {
@@ -62,9 +76,14 @@ struct known_option {
 
 constexpr known_option known_options[] = {
     // sorted: this is how the error lists them
+    {"checksums", apply_checksums},
     {"fs", apply_fs},
     {"min-replicas", apply_min_replicas},
+    {"on-full", apply_on_full},
+    {"provisioning", apply_provisioning},
     {"replicas", apply_replicas},
+    {"resync-rate", apply_resync_rate},
+    {"scrub-every", apply_scrub_every},
     {"size", apply_size},
 };
 
@@ -88,6 +107,11 @@ status check_together(const create_options& options) {
 }
 
 }  // namespace
+
+bool is_create_option(std::string_view name) noexcept {
+    return std::any_of(std::begin(known_options), std::end(known_options),
+                       [&](const known_option& known) { return known.name == name; });
+}
 
 result<create_options> parse_create_options(const std::map<std::string, std::string>& options) {
     create_options parsed;

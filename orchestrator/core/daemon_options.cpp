@@ -5,6 +5,7 @@
 #include <boost/program_options.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <optional>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "orchestrator/core/names.hpp"
+#include "orchestrator/core/option_words.hpp"
 
 namespace weft {
 
@@ -48,6 +50,7 @@ po::options_description known_keys() {
     add("request-timeout-ms", text(), "a replica that leaves a request unanswered for so long failed (default 5000)");
     add("reconnect-window-ms", text(), "a lost connection may come back for so long (default 2000)");
     add("attach-timeout-ms", text(), "attaching waits so long for a replica before it goes on without (default 5000)");
+    add("repair-after-ms", text(), "what has been gone for so long is replaced elsewhere (default 600000: 10 minutes)");
     add("libexec-dir", text(), "where the nbdkit plugins are (default: where weftd is)");
     add("extent-size", text(), "volumes are cut into extents of this size (default 64GiB)");
     add("log-level", text(), "debug, info, warning or error (default info)");
@@ -88,9 +91,10 @@ public:
         return ok();
     }
 
-    status duration(const std::string& key, std::uint64_t min_ms, std::chrono::milliseconds& target) const {
+    status duration(const std::string& key, std::uint64_t min_ms, std::chrono::milliseconds& target,
+                    std::uint64_t max_ms = 600'000) const {
         auto value = static_cast<std::uint64_t>(target.count());
-        TRY(number(key, min_ms, 600'000, value));
+        TRY(number(key, min_ms, max_ms, value));
         target = std::chrono::milliseconds{value};
         return ok();
     }
@@ -108,8 +112,21 @@ private:
     po::variables_map values_;
 };
 
+status refuse_placeholders(std::string_view config) {
+    while (!config.empty()) {
+        const std::string_view line = config.substr(0, config.find('\n'));
+        config.remove_prefix(std::min(line.size() + 1, config.size()));
+        if (has_placeholder(line.substr(0, line.find('#'))))
+            return error{errc::invalid_argument,
+                         fmt::format("'{}' has letters between two '%': no key and no value can have that",
+                                     printable(line, 80))};
+    }
+    return ok();
+}
+
 result<settings> read_settings(std::string_view config) {
     if (config.size() > 1 * mib) return error{errc::invalid_argument, "larger than 1 MiB: this is not a config file"};
+    TRY(refuse_placeholders(config));
     std::istringstream stream{std::string(config)};
     try {
         const auto keys = known_keys();
@@ -202,6 +219,7 @@ result<daemon_options> parse_daemon_options(std::string_view config, const std::
     TRY(from.duration("request-timeout-ms", 50, options.request_timeout));
     TRY(from.duration("reconnect-window-ms", 0, options.reconnect_window));
     TRY(from.duration("attach-timeout-ms", 50, options.attach_timeout));
+    TRY(from.duration("repair-after-ms", 1000, options.repair_after, 2'592'000'000));
     TRY(take_extent_size(from, options.extent_size_bytes));
     TRY(take_level(from, options.level));
     TRY(check_lengths(options));

@@ -35,6 +35,7 @@ struct daemon_options {
     std::chrono::milliseconds request_timeout{5000};           // request-timeout-ms, 50..600000
     std::chrono::milliseconds reconnect_window{2000};          // reconnect-window-ms, 0..600000
     std::chrono::milliseconds attach_timeout{5000};            // attach-timeout-ms, 50..600000
+    std::chrono::milliseconds repair_after{600000};            // repair-after-ms, 1000..2592000000 (30 days)
     std::filesystem::path libexec_dir;                         // libexec-dir: where the nbdkit plugins are
     std::uint64_t extent_size_bytes = 64 * gib;                // extent-size, multiple of 1 MiB
     log_level level = log_level::info;                         // log-level

@@ -86,4 +86,30 @@ std::string render_time(std::int64_t unix_ms) {
                        time.minutes().count(), time.seconds().count(), time.subseconds().count());
 }
 
+result<std::int64_t> parse_time(std::string_view text) {
+    const auto bad = [&] {
+        return error{errc::invalid_argument,
+                     fmt::format("'{}' is not a time such as 2024-05-01T12:00:00.123Z", printable(text))};
+    };
+    constexpr std::string_view shape = "0000-00-00T00:00:00.000Z";
+    if (text.size() != shape.size()) return bad();
+    for (std::size_t i = 0; i < shape.size(); ++i)
+        if (shape[i] == '0' ? text[i] < '0' || text[i] > '9' : text[i] != shape[i]) return bad();
+    const auto number = [&](std::size_t from, std::size_t digits) {
+        int value = 0;
+        for (const char c : text.substr(from, digits)) value = value * 10 + (c - '0');
+        return value;
+    };
+    using namespace std::chrono;
+    const year_month_day date{year{number(0, 4)}, month{static_cast<unsigned>(number(5, 2))},
+                              day{static_cast<unsigned>(number(8, 2))}};
+    if (!date.ok()) return bad();
+    const auto time = hours{number(11, 2)} + minutes{number(14, 2)} + seconds{number(17, 2)};
+    const std::int64_t unix_ms =
+        duration_cast<milliseconds>(sys_days{date}.time_since_epoch() + time).count() + number(20, 3);
+    // Reading it back shows an hour 24, a minute 60 and the years before 1970.
+    if (unix_ms < 0 || render_time(unix_ms) != text) return bad();
+    return unix_ms;
+}
+
 }  // namespace weft

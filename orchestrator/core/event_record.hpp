@@ -42,5 +42,7 @@ std::vector<std::string> events_to_trim(const std::vector<std::string>& keys, st
 
 /// "2024-05-01T12:00:00.123Z"; for created_at use render_time(seconds * 1000). Years 1970..9999.
 std::string render_time(std::int64_t unix_ms);
+/// Milliseconds since 1970-01-01 UTC of what render_time wrote. Errors: invalid_argument for anything else.
+result<std::int64_t> parse_time(std::string_view text);
 
 }  // namespace weft

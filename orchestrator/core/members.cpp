@@ -5,9 +5,13 @@
 
 namespace weft {
 
-result<std::vector<core::extent_members>> members_of(const volume_record& record, const cluster_view& view,
-                                                     const node_name& me) {
-    std::vector<core::extent_members> extents;
+core::engine_policy policy_of(const volume_record& record) {
+    return {record.resync_rate, record.on_full, record.scrub_wanted > record.scrub_finished ? record.scrub_wanted : 0,
+            record.min_replicas};
+}
+
+result<core::members_message> members_of(const volume_record& record, const cluster_view& view, const node_name& me) {
+    core::members_message all{{}, policy_of(record)};
     for (const auto& extent : record.extents) {
         core::extent_members members{extent.size_bytes, {}};
         for (const auto& replica : extent.replicas) {
@@ -17,13 +21,13 @@ result<std::vector<core::extent_members>> members_of(const volume_record& record
                              fmt::format("the record of drive {} on node {}, which holds replica {} of volume {}, is "
                                          "not readable",
                                          replica.drive.str(), replica.node.str(), replica.id.str(), record.name)};
-            members.replicas.push_back({{replica.id, replica.state, replica.node == me},
+            members.replicas.push_back({{replica.id, replica.state, replica.node == me, replica.recovering},
                                         drive->second.record.host,
                                         drive->second.record.port});
         }
-        extents.push_back(std::move(members));
+        all.extents.push_back(std::move(members));
     }
-    return extents;
+    return all;
 }
 
 }  // namespace weft

@@ -20,24 +20,37 @@ namespace {
 constexpr std::uint64_t reserve_min_bytes = 64 * mib;
 constexpr std::uint64_t reserve_divisor = 50;  // 2 % of a drive
 
+std::uint64_t reserve_of(const drive_record& drive) {
+    return std::max(reserve_min_bytes, drive.size_bytes / reserve_divisor);
+}
+
+std::uint64_t without(std::uint64_t amount, std::uint64_t taken) {
+    return amount > taken ? amount - taken : 0;
+}
+
 /// A drive while a volume is being placed.
 struct candidate {
     const pool_drive* drive = nullptr;
+    bool thick = false;              // the volume is
     std::uint64_t placed_bytes = 0;  // of this volume
     std::uint64_t placed_replicas = 0;
 
     [[nodiscard]] const drive_record& record() const { return drive->record; }
 
+    /// Free, and not spoken for.
+    [[nodiscard]] std::uint64_t free() const {
+        return without(without(record().free_bytes, drive->reserved_bytes), thick ? placed_bytes : 0);
+    }
+
     [[nodiscard]] bool fits(std::uint64_t size) const {
-        const std::uint64_t reserve = std::max(reserve_min_bytes, record().size_bytes / reserve_divisor);
         const bool large_enough = size <= record().size_bytes && placed_bytes <= record().size_bytes - size;
-        return large_enough && record().free_bytes >= std::min(size, reserve);
+        const std::uint64_t reserve = reserve_of(record());
+        return large_enough &&
+               (thick ? free() >= reserve && free() - reserve >= size : free() >= std::min(size, reserve));
     }
 
     [[nodiscard]] std::uint64_t headroom() const {
-        const std::uint64_t promised = drive->promised_bytes + placed_bytes;
-        const std::uint64_t uncommitted = record().size_bytes > promised ? record().size_bytes - promised : 0;
-        return std::min(record().free_bytes, uncommitted);
+        return std::min(free(), without(record().size_bytes, drive->promised_bytes + placed_bytes));
     }
 
     /// The smaller, the better.
@@ -48,11 +61,13 @@ struct candidate {
 
 class placer {
 public:
-    placer(const std::vector<pool_drive>& pool, const std::set<node_name>& alive, const std::set<drive_id>& avoid) {
+    placer(const std::vector<pool_drive>& pool, const std::set<node_name>& alive, const std::set<drive_id>& avoid,
+           bool thick) {
         for (const auto& drive : pool) {
-            if (!alive.contains(drive.record.node) || drive.record.draining || avoid.contains(drive.record.id))
+            if (!alive.contains(drive.record.node) || drive.record.draining || drive.record.down ||
+                avoid.contains(drive.record.id))
                 continue;
-            candidates_.push_back({&drive, 0, 0});
+            candidates_.push_back({&drive, thick, 0, 0});
         }
     }
 
@@ -94,7 +109,7 @@ std::optional<std::vector<std::vector<placed_replica>>> try_place(const std::vec
                                                                   const std::set<node_name>& alive,
                                                                   const placement_request& request,
                                                                   const node_name& local) {
-    placer attempt(pool, alive, {});
+    placer attempt(pool, alive, {}, request.thick);
     std::vector<std::vector<placed_replica>> extents;
     for (const auto size : request.extent_sizes) {
         auto placed = attempt.place(size, request.replicas, local, {});
@@ -111,17 +126,20 @@ struct node_offer {
 };
 
 node_offer offer_of(const node_name& node, const std::vector<pool_drive>& pool, bool is_alive, std::uint64_t size,
-                    const std::set<drive_id>& avoid) {
+                    const std::set<drive_id>& avoid, bool thick) {
     node_offer offer;
     const std::string name = printable(node.str());
     if (!is_alive) return {false, name + " does not answer"};
     std::string drives;
     for (const auto& drive : pool) {
         if (drive.record.node != node) continue;
-        const bool refused = drive.record.draining || avoid.contains(drive.record.id);
-        offer.able = offer.able || (!refused && candidate{&drive, 0, 0}.fits(size));
-        drives += fmt::format("{}{}: {}, {} free{}", drives.empty() ? "" : "; ", printable(drive.record.path),
+        const bool refused = drive.record.draining || drive.record.down || avoid.contains(drive.record.id);
+        offer.able = offer.able || (!refused && candidate{&drive, thick, 0, 0}.fits(size));
+        drives += fmt::format("{}{}: {}, {} free{}{}", drives.empty() ? "" : "; ", printable(drive.record.path),
                               render_size(drive.record.size_bytes), render_size(drive.record.free_bytes),
+                              drive.reserved_bytes == 0 ? ""
+                                                        : fmt::format(", {} of it for thick replicas being made",
+                                                                      render_size(drive.reserved_bytes)),
                               refused ? ", takes nothing new" : "");
     }
     offer.text = drives.empty() ? name + " has no drive" : fmt::format("{} ({})", name, drives);
@@ -130,7 +148,7 @@ node_offer offer_of(const node_name& node, const std::vector<pool_drive>& pool, 
 
 /// Says of every node that is not in `taken` what it has and why it does not do.
 error no_place(const std::vector<pool_drive>& pool, const std::set<node_name>& alive, std::uint64_t size,
-               std::uint32_t replicas, const std::set<node_name>& taken, const std::set<drive_id>& avoid) {
+               std::uint32_t replicas, const std::set<node_name>& taken, const std::set<drive_id>& avoid, bool thick) {
     std::set<node_name> nodes(alive);
     for (const auto& drive : pool) nodes.insert(drive.record.node);
     std::size_t able = 0;
@@ -139,9 +157,9 @@ error no_place(const std::vector<pool_drive>& pool, const std::set<node_name>& a
     std::string cannot;
     for (const auto& node : nodes) {
         if (taken.contains(node)) continue;
-        const auto offer = offer_of(node, pool, alive.contains(node), size, avoid);
+        const auto offer = offer_of(node, pool, alive.contains(node), size, avoid, thick);
         const bool has_drive = std::any_of(pool.begin(), pool.end(), [&](const pool_drive& drive) {
-            return drive.record.node == node && alive.contains(node) && !drive.record.draining &&
+            return drive.record.node == node && alive.contains(node) && !drive.record.draining && !drive.record.down &&
                    !avoid.contains(drive.record.id);
         });
         if (has_drive) ++with_drive;
@@ -149,12 +167,17 @@ error no_place(const std::vector<pool_drive>& pool, const std::set<node_name>& a
         std::string& list = offer.able ? can : cannot;
         list += (list.empty() ? "" : ", ") + offer.text;
     }
-    std::string text = fmt::format("{} replica{} of {} need{} {}{} node{} with a drive that has room; ", replicas,
-                                   replicas == 1 ? "" : "s", render_size(size), replicas == 1 ? "s" : "", replicas,
-                                   taken.empty() ? "" : " other", replicas == 1 ? "" : "s");
+    std::string text =
+        fmt::format("{} {}replica{} of {} need{} {}{} node{} with a drive that has {}; ", replicas,
+                    thick ? "thick " : "", replicas == 1 ? "" : "s", render_size(size), replicas == 1 ? "s" : "",
+                    replicas, taken.empty() ? "" : " other", replicas == 1 ? "" : "s",
+                    thick ? fmt::format("{} free beside a reserve of 2 %, at least {}", render_size(size),
+                                        render_size(reserve_min_bytes))
+                          : std::string("room"));
     text += able == 0 ? std::string("no node has one") : fmt::format("{} ha{}: {}", able, able == 1 ? "s" : "ve", can);
     if (!cannot.empty()) text += "; not usable: " + cannot;
     text += "; add a drive with `weft drive add PATH` on another node or ask for fewer replicas or a smaller size";
+    if (thick) text += ", or for provisioning=thin";
     return error{with_drive < replicas ? errc::no_quorum : errc::no_space, std::move(text)};
 }
 
@@ -169,6 +192,7 @@ std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const
                 const auto found = by_id.find(replica.drive);
                 if (found == by_id.end()) continue;  // its drive was removed from the pool
                 found->second.promised_bytes += extent.size_bytes;
+                if (volume.thick && !replica.created) found->second.reserved_bytes += extent.size_bytes;
                 found->second.replicas += 1;
             }
     std::vector<pool_drive> pool;
@@ -185,7 +209,7 @@ result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<
     // fit.
     if (auto placed = try_place(pool, alive, request, node_name{})) return std::move(*placed);
     const std::uint64_t largest = *std::max_element(request.extent_sizes.begin(), request.extent_sizes.end());
-    auto problem = no_place(pool, alive, largest, request.replicas, {}, {});
+    auto problem = no_place(pool, alive, largest, request.replicas, {}, {}, request.thick);
     if (request.extent_sizes.size() > 1) {
         std::uint64_t total = 0;
         for (const auto size : request.extent_sizes) total += size;
@@ -195,12 +219,12 @@ result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<
 }
 
 result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, const std::set<node_name>& alive,
-                                         const extent_record& extent, const std::set<drive_id>& avoid) {
+                                         const extent_record& extent, const std::set<drive_id>& avoid, bool thick) {
     std::set<node_name> taken;
     for (const auto& replica : extent.replicas) taken.insert(replica.node);
-    placer attempt(pool, alive, avoid);
+    placer attempt(pool, alive, avoid, thick);
     if (auto placed = attempt.place(extent.size_bytes, 1, node_name{}, taken)) return std::move(placed->front());
-    return no_place(pool, alive, extent.size_bytes, 1, taken, avoid);
+    return no_place(pool, alive, extent.size_bytes, 1, taken, avoid, thick);
 }
 
 std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes) {

@@ -2,13 +2,17 @@
 // Which drives get the replicas of a volume. Pure and deterministic: the same pool gives the same answer on every node.
 //
 // Laws:
-//   - replicas of one extent are on distinct nodes, each alive, on drives that are not draining;
+//   - replicas of one extent are on distinct nodes, each alive, on drives that are neither draining nor down;
 //   - one replica of every extent is on the creating node whenever that is possible;
 //   - thin provisioning: a pool may promise more than it has. A drive can take a replica when
 //       the replicas of *this volume* on it together are not larger than the drive, and
-//       free_bytes >= min(replica size, max(64 MiB, 2 % of the drive)): an almost full drive takes nothing new;
-//   - among those, the drive with the most headroom wins: min(free_bytes, size_bytes - promised_bytes), that is what is
-//     free now or what is left when every promise is called in, whichever is less. Ties: fewer replicas, then node
+//       free >= min(replica size, reserve), reserve = max(64 MiB, 2 % of the drive): an almost full drive takes nothing
+//       new. free is free_bytes without what thick replicas that are not made yet will take: once made, their space is
+//       not free any more, so nothing is counted twice;
+//   - thick provisioning promises only what is there: free >= replica size + reserve, the replicas of this volume that
+//     are placed there already taken off;
+//   - among those, the drive with the most headroom wins: min(free, size_bytes - promised_bytes), that is what is free
+//     now or what is left when every promise is called in, whichever is less. Ties: fewer replicas, then node
 //     name, then drive id.
 #pragma once
 
@@ -25,6 +29,7 @@ namespace weft {
 struct pool_drive {
     drive_record record;
     std::uint64_t promised_bytes = 0;  // sum of the sizes of the replicas on it, whether written or not
+    std::uint64_t reserved_bytes = 0;  // of those: of thick replicas whose files do not exist yet
     std::uint64_t replicas = 0;
 };
 
@@ -34,7 +39,8 @@ std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const
 struct placement_request {
     std::vector<std::uint64_t> extent_sizes;  // bytes, at least one
     std::uint32_t replicas = 2;
-    node_name local;  // gets one replica of every extent if it can; empty: no preference
+    node_name local;     // gets one replica of every extent if it can; empty: no preference
+    bool thick = false;  // all space is taken at creation
 };
 
 struct placed_replica {
@@ -50,9 +56,9 @@ result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<
                                                               const placement_request& request);
 
 /// A drive for one more replica of `extent`, on none of the nodes that `extent` has replicas on and on none of `avoid`.
-/// Errors as place_volume.
+/// `thick`: as the extent's volume. Errors as place_volume.
 result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, const std::set<node_name>& alive,
-                                         const extent_record& extent, const std::set<drive_id>& avoid);
+                                         const extent_record& extent, const std::set<drive_id>& avoid, bool thick);
 
 /// The sizes of a new volume's extents: `extent_bytes` each, the last one what is left. Both > 0.
 std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes);

@@ -35,6 +35,7 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
         return;
     }
     if (seen.wanted || seen.held) return;
+    if (record.maintenance && seen.server_alive && !seen.failed) return;  // volume_maintenance ends it
     if (seen.server_alive && !seen.failed)
         plan.emplace_back(detach_unused{seen.id, record.name});
     else
@@ -61,12 +62,16 @@ void plan_replicas(std::vector<action>& plan, const cluster_view& view, const ob
         for (const auto& extent : volume.record.extents)
             for (const auto& replica : extent.replicas)
                 if (replica.node == observed.me && !replica.created)
-                    plan.emplace_back(
-                        create_replica{name, volume.record.id, replica.drive, replica, extent.size_bytes});
+                    plan.emplace_back(create_replica{name, volume.record.id, replica.drive, replica, extent.size_bytes,
+                                                     volume.record.thick, volume.record.checksums});
     for (const auto& [id, trash] : view.trash) {
         const bool unreadable = view.bad.contains(drive_key(trash.record.drive));
-        if (trash.record.node == observed.me && !unreadable)
-            plan.emplace_back(delete_replica{trash.record, view.drives.contains(trash.record.drive)});
+        const bool known = view.drives.contains(trash.record.drive);
+        // Of a node that was forgotten: there is nobody to delete the files, only the key is left.
+        const bool nobodys =
+            !known && !view.nodes.contains(trash.record.node) && !view.bad.contains(node_key(trash.record.node));
+        if ((trash.record.node == observed.me || nobodys) && !unreadable)
+            plan.emplace_back(delete_replica{trash.record, known});
     }
 }
 
@@ -74,9 +79,9 @@ void plan_lost_writers(std::vector<action>& plan, const cluster_view& view, cons
     if (!observed.records_current) return;
     for (const auto& [name, volume] : view.volumes) {
         if (volume.record.writer != observed.me) continue;
-        const bool here = std::any_of(
-            observed.attachments.begin(), observed.attachments.end(),
-            [&id = volume.record.id](const observed_attachment& seen) { return seen.id == id; });
+        const bool here =
+            std::any_of(observed.attachments.begin(), observed.attachments.end(),
+                        [&id = volume.record.id](const observed_attachment& seen) { return seen.id == id; });
         if (!here) plan.emplace_back(abandon_writer{name, volume.record.id, volume.record.epoch});
     }
 }

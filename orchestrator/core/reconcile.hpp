@@ -9,6 +9,7 @@
 //     copy. A record with a higher epoch, or with our epoch and another writer, proves that we are not the writer (R5),
 //     however old the copy is.
 //   - What is absent from the records proves something only when they are current (the store answered).
+//   - An attachment that only repairs is not detached because nobody uses it: that is what it is for.
 //   - A stack that another mount namespace holds is never taken apart; only its volume server may be killed (R5).
 //   - A damaged record is neither present nor absent: nothing is done to anything that it might be about.
 #pragma once
@@ -55,6 +56,8 @@ struct create_replica {
     drive_id drive;
     replica_record replica;
     std::uint64_t size_bytes = 0;
+    bool thick = false;
+    bool checksums = true;
 };
 /// Files that nobody needs. `drive_known` is false when the drive was removed: then only the key is left to erase.
 struct delete_replica {

@@ -34,9 +34,10 @@ result<std::string> checked_text(const json::object& object, std::string_view fi
 }
 
 json::object to_json(const replica_record& replica) {
-    return {{"id", replica.id.str()},       {"node", replica.node.str()},
-            {"drive", replica.drive.str()}, {"state", to_string(replica.state)},
-            {"created", replica.created},   {"born_equal", replica.born_equal}};
+    return {{"id", replica.id.str()},          {"node", replica.node.str()},
+            {"drive", replica.drive.str()},    {"state", to_string(replica.state)},
+            {"created", replica.created},      {"born_equal", replica.born_equal},
+            {"recovering", replica.recovering}};
 }
 
 json::object to_json(const extent_record& extent) {
@@ -48,7 +49,7 @@ json::object to_json(const extent_record& extent) {
 result<replica_record> decode_replica(const json::value& value) {
     if (!value.is_object()) return fields::wrong("replicas", "has an element that is not an object");
     const auto& object = value.get_object();
-    TRY(fields::expect_fields(object, {"id", "node", "drive", "state", "created", "born_equal"}));
+    TRY(fields::expect_fields(object, {"id", "node", "drive", "state", "created", "born_equal", "recovering"}));
     replica_record replica;
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
     replica.id = replica_id{std::move(id)};
@@ -60,6 +61,7 @@ result<replica_record> decode_replica(const json::value& value) {
     TRY_ASSIGN(replica.state, parse_replica_state(state));
     TRY_ASSIGN(replica.created, fields::boolean(object, "created"));
     TRY_ASSIGN(replica.born_equal, fields::boolean(object, "born_equal"));
+    TRY_ASSIGN(replica.recovering, fields::boolean(object, "recovering"));
     return replica;
 }
 
@@ -91,12 +93,34 @@ status decode_use(const json::object& object, volume_record& record) {
                }));
     record.writer = node_name{std::move(writer)};
     TRY_ASSIGN(record.clean, fields::boolean(object, "clean"));
+    TRY_ASSIGN(record.maintenance, fields::boolean(object, "maintenance"));
+    return ok();
+}
+
+/// The part of decode_volume that says how the volume is to be kept.
+status decode_policy(const json::object& object, volume_record& record) {
+    TRY_ASSIGN(record.thick, fields::boolean(object, "thick"));
+    TRY_ASSIGN(record.checksums, fields::boolean(object, "checksums"));
+    TRY_ASSIGN(const std::string on_full, fields::text(object, "on_full"));
+    if (on_full != to_string(core::full_policy::hold) && on_full != to_string(core::full_policy::fail))
+        return fields::wrong("on_full", "is neither hold nor fail");
+    record.on_full = on_full == to_string(core::full_policy::hold) ? core::full_policy::hold : core::full_policy::fail;
+    TRY_ASSIGN(record.resync_rate, fields::number(object, "resync_rate"));
+    TRY_ASSIGN(record.scrub_every_s, fields::number(object, "scrub_every_s"));
+    TRY_ASSIGN(record.scrub_wanted, fields::number(object, "scrub_wanted"));
+    TRY_ASSIGN(record.scrub_finished, fields::number(object, "scrub_finished"));
+    TRY_ASSIGN(record.scrubbed_at, fields::text(object, "scrubbed_at"));
+    TRY_ASSIGN(record.scrub_report, fields::text(object, "scrub_report"));
     return ok();
 }
 
 result<volume_record> decode_volume_object(const json::object& object) {
-    TRY(fields::expect_fields(object, {"name", "id", "size_bytes", "fs", "fs_uuid", "formatted", "replicas_wanted",
-                                       "min_replicas", "epoch", "writer", "clean", "created_at", "extents"}));
+    TRY(fields::expect_fields(object, {"name",          "id",           "size_bytes",      "fs",
+                                       "fs_uuid",       "formatted",    "replicas_wanted", "min_replicas",
+                                       "epoch",         "writer",       "clean",           "maintenance",
+                                       "thick",         "checksums",    "on_full",         "resync_rate",
+                                       "scrub_every_s", "scrub_wanted", "scrub_finished",  "scrubbed_at",
+                                       "scrub_report",  "created_at",   "extents"}));
     volume_record record;
     TRY_ASSIGN(record.name, checked_text(object, "name", check_volume_name));
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
@@ -107,6 +131,7 @@ result<volume_record> decode_volume_object(const json::object& object) {
     TRY_ASSIGN(const auto min_replicas, fields::number(object, "min_replicas", max_of<std::uint32_t>));
     record.min_replicas = static_cast<std::uint32_t>(min_replicas);
     TRY(decode_use(object, record));
+    TRY(decode_policy(object, record));
     TRY_ASSIGN(record.created_at, fields::text(object, "created_at"));
     TRY_ASSIGN(const auto* extents, fields::array(object, "extents"));
     for (const auto& element : *extents) {
@@ -118,7 +143,8 @@ result<volume_record> decode_volume_object(const json::object& object) {
 }
 
 result<drive_record> decode_drive_object(const json::object& object) {
-    TRY(fields::expect_fields(object, {"id", "node", "path", "host", "port", "size_bytes", "free_bytes", "draining"}));
+    TRY(fields::expect_fields(
+        object, {"id", "node", "path", "host", "port", "size_bytes", "free_bytes", "draining", "down", "filled_past"}));
     drive_record record;
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
     record.id = drive_id{std::move(id)};
@@ -131,6 +157,9 @@ result<drive_record> decode_drive_object(const json::object& object) {
     TRY_ASSIGN(record.size_bytes, fields::number(object, "size_bytes"));
     TRY_ASSIGN(record.free_bytes, fields::number(object, "free_bytes"));
     TRY_ASSIGN(record.draining, fields::boolean(object, "draining"));
+    TRY_ASSIGN(record.down, fields::boolean(object, "down"));
+    TRY_ASSIGN(const auto filled_past, fields::number(object, "filled_past", 100));
+    record.filled_past = static_cast<std::uint32_t>(filled_past);
     return record;
 }
 
@@ -181,6 +210,9 @@ status check_extent(const extent_record& extent, std::size_t index) {
     if (extent.size_bytes == 0 || extent.size_bytes % block_bytes != 0)
         return broken(
             fmt::format("has {} bytes, which is not a positive multiple of {}", extent.size_bytes, block_bytes));
+    for (const auto& replica : extent.replicas)
+        if (replica.recovering && replica.state != replica_state::up_to_date)
+            return broken(fmt::format("has a replica that is recovering and {}", to_string(replica.state)));
     if (extent.replicas.empty() || extent.replicas.size() > replicas_per_extent_max)
         return broken(fmt::format("has {} replicas, not 1 to {}", extent.replicas.size(), replicas_per_extent_max));
     std::set<drive_id> drives;
@@ -209,8 +241,9 @@ result<fs_type> parse_fs_type(std::string_view text) {
 
 bool volume_record::ready() const {
     return std::all_of(extents.begin(), extents.end(), [](const extent_record& extent) {
-        return std::all_of(extent.replicas.begin(), extent.replicas.end(),
-                           [](const replica_record& replica) { return replica.created; });
+        return std::all_of(extent.replicas.begin(), extent.replicas.end(), [](const replica_record& replica) {
+            return replica.created || replica.state != replica_state::up_to_date;
+        });
     });
 }
 
@@ -228,6 +261,16 @@ std::string encode(const volume_record& record) {
                                         {"epoch", record.epoch},
                                         {"writer", record.writer.str()},
                                         {"clean", record.clean},
+                                        {"maintenance", record.maintenance},
+                                        {"thick", record.thick},
+                                        {"checksums", record.checksums},
+                                        {"on_full", to_string(record.on_full)},
+                                        {"resync_rate", record.resync_rate},
+                                        {"scrub_every_s", record.scrub_every_s},
+                                        {"scrub_wanted", record.scrub_wanted},
+                                        {"scrub_finished", record.scrub_finished},
+                                        {"scrubbed_at", record.scrubbed_at},
+                                        {"scrub_report", record.scrub_report},
                                         {"created_at", record.created_at},
                                         {"extents", std::move(extents)}});
 }
@@ -240,7 +283,9 @@ std::string encode(const drive_record& record) {
                                         {"port", record.port},
                                         {"size_bytes", record.size_bytes},
                                         {"free_bytes", record.free_bytes},
-                                        {"draining", record.draining}});
+                                        {"draining", record.draining},
+                                        {"down", record.down},
+                                        {"filled_past", record.filled_past}});
 }
 
 std::string encode(const node_record& record) {
@@ -301,6 +346,9 @@ status check(const volume_record& record) {
         return broken(fmt::format("its extents have {} bytes together, its size is {}", total, record.size_bytes));
     if (record.clean && !record.writer.empty())
         return broken(fmt::format("it is called clean while {} writes", printable(record.writer.str())));
+    if (record.maintenance && record.writer.empty()) return broken("it is under maintenance by nobody");
+    if (record.scrub_finished > record.scrub_wanted)
+        return broken(fmt::format("scrub {} finished, {} was asked for", record.scrub_finished, record.scrub_wanted));
     if (record.epoch == 0 && (!record.writer.empty() || record.formatted || !record.clean))
         return broken("it was never attached (epoch 0) but has a writer, a file system or unclean replicas");
     return ok();

@@ -5,7 +5,8 @@
 // checked by `check` after every decode and before every commit:
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
-//   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer.
+//   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer;
+//     `maintenance` only with a writer; `recovering` only on an up_to_date replica.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "nbd-backend/base/ids.hpp"
 #include "nbd-backend/base/replica_state.hpp"
 #include "nbd-backend/base/result.hpp"
+#include "nbd-backend/core/engine_types.hpp"
 
 namespace weft {
 
@@ -26,6 +28,8 @@ struct replica_record {
     replica_state state = replica_state::inconsistent;
     bool created = false;    // its files exist on the drive
     bool born_equal = true;  // created with a new extent (clean, all holes); false: added later (R6: every bit set)
+    bool recovering =
+        false;  // up_to_date, but its host forgot writes: no source until it was made equal (core::proposal)
 };
 
 struct extent_record {
@@ -46,13 +50,25 @@ struct volume_record {
     bool formatted = false;  // "never formatted" while false
     std::uint32_t replicas_wanted = 2;
     std::uint32_t min_replicas = 1;
-    std::uint64_t epoch = 0;             // 0: never attached
-    node_name writer;                    // empty: nobody
-    bool clean = true;                   // R11: the last writer detached in order
+    std::uint64_t epoch = 0;   // 0: never attached
+    node_name writer;          // empty: nobody
+    bool clean = true;         // R11: the last writer detached in order
+    bool maintenance = false;  // the writer only repairs: anybody who wants the volume takes it over at once
+    bool thick = false;        // replicas are preallocated in full
+    bool checksums = true;     // replicas keep a CRC-32C per block
+    core::full_policy on_full = core::full_policy::hold;
+    std::uint64_t resync_rate = 0;       // bytes per second; 0: no limit
+    std::uint64_t scrub_every_s = 0;     // 0: only on demand
+    std::uint64_t scrub_wanted = 0;      // serial of the scrub that was asked for last
+    std::uint64_t scrub_finished = 0;    // serial of the last finished one; <= scrub_wanted
+    std::string scrubbed_at;             // when it finished, RFC 3339, UTC; empty: never
+    std::string scrub_report;            // what it found, for people
     std::string created_at;              // RFC 3339, UTC
     std::vector<extent_record> extents;  // concatenated
 
-    [[nodiscard]] bool ready() const;  // every replica is created
+    /// Every up_to_date replica is created: what attaching needs. One that was added later, to be filled by a resync,
+    /// may still be on its way.
+    [[nodiscard]] bool ready() const;
 };
 
 struct drive_record {
@@ -61,9 +77,11 @@ struct drive_record {
     std::string path;  // absolute directory on that node
     std::string host;  // where its replica server listens
     std::uint16_t port = 0;
-    std::uint64_t size_bytes = 0;  // of its file system, refreshed by its node
-    std::uint64_t free_bytes = 0;  // as above
-    bool draining = false;         // takes no new replicas
+    std::uint64_t size_bytes = 0;   // of its file system, refreshed by its node
+    std::uint64_t free_bytes = 0;   // as above
+    bool draining = false;          // takes no new replicas
+    bool down = false;              // its node cannot keep its replica server running
+    std::uint32_t filled_past = 0;  // percent: the mark of space.hpp that it has passed, 0 for none
 };
 
 struct node_record {

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
+#include "nbd-backend/base/canary.hpp"
 #include "orchestrator/core/names.hpp"
 
 namespace weft {
@@ -13,6 +15,11 @@ namespace {
 
 bool is_up_to_date(const replica_record& replica) {
     return replica.state == replica_state::up_to_date;
+}
+
+/// A source to go on from. A recovering replica is behind until it was made equal.
+bool has_everything(const replica_record& replica) {
+    return is_up_to_date(replica) && !replica.recovering;
 }
 
 /// R5: only the writer of this very epoch may go on.
@@ -48,7 +55,7 @@ located find_replica(volume_record& record, const replica_id& id) {
 status check_extents_usable(const volume_record& record) {
     for (std::size_t i = 0; i < record.extents.size(); ++i) {
         const auto& replicas = record.extents[i].replicas;
-        if (std::none_of(replicas.begin(), replicas.end(), is_up_to_date))
+        if (std::none_of(replicas.begin(), replicas.end(), has_everything))
             return error{errc::no_quorum,
                          fmt::format("volume '{}': extent {} has no up-to-date replica; an operator must decide which "
                                      "replica to go on from",
@@ -65,14 +72,34 @@ status check_extents_usable(const volume_record& record) {
 }  // namespace
 
 result<volume_record> attach(volume_record record, const node_name& me, writer_liveness liveness, bool force) {
-    const bool taken = !record.writer.empty() && record.writer != me && liveness == writer_liveness::alive;
+    const bool taken =
+        !record.writer.empty() && record.writer != me && !record.maintenance && liveness == writer_liveness::alive;
     if (taken && !force)
         return error{errc::busy, fmt::format("volume '{}' is in use on node {}; stop what uses it there first",
                                              printable(record.name), printable(record.writer.str()))};
     TRY(check_extents_usable(record));
+    // Only a damaged record is there; one more would be 0, which every replica refuses and no decoder accepts.
+    if (record.epoch == std::numeric_limits<std::uint64_t>::max())
+        return error{errc::corrupt, fmt::format("volume '{}' has used up its epochs", printable(record.name))};
     record.writer = me;
     record.epoch += 1;
+    record.maintenance = false;
     record.clean = false;
+    return record;
+}
+
+result<volume_record> attach_for_maintenance(volume_record record, const node_name& me) {
+    if (!record.writer.empty())
+        return error{errc::busy, fmt::format("volume '{}' is in use on node {}: its own engine repairs it",
+                                             printable(record.name), printable(record.writer.str()))};
+    TRY_ASSIGN(auto changed, attach(std::move(record), me, writer_liveness::expired, false));
+    changed.maintenance = true;
+    return changed;
+}
+
+result<volume_record> claim(volume_record record, const node_name& me, std::uint64_t epoch) {
+    TRY(check_writer(record, me, epoch));
+    record.maintenance = false;
     return record;
 }
 
@@ -82,23 +109,30 @@ result<volume_record> release(volume_record record, const node_name& me, std::ui
     return changed;
 }
 
+result<volume_record> reaffirm(volume_record record, const node_name& me, std::uint64_t epoch) {
+    TRY(check_writer(record, me, epoch));
+    return record;
+}
+
 result<volume_record> abandon(volume_record record, const node_name& me, std::uint64_t epoch) {
     TRY(check_writer(record, me, epoch));
     record.writer = node_name{};
+    record.maintenance = false;
     record.clean = false;
     return record;
 }
 
 result<volume_record> set_replica_state(volume_record record, const node_name& me, std::uint64_t epoch,
-                                        const replica_id& replica, replica_state to) {
+                                        const replica_id& replica, replica_state to, bool recovering) {
     TRY(check_writer(record, me, epoch));
     const auto found = find_replica(record, replica);
     if (found.replica == nullptr) return unknown_replica(record, replica);
+    const replica_state before = found.replica->state;
     if (is_up_to_date(*found.replica) && to < replica_state::up_to_date) {
         const auto& replicas = found.extent->replicas;
         const auto good = static_cast<std::uint64_t>(std::count_if(replicas.begin(), replicas.end(), is_up_to_date));
         const std::uint64_t needed = std::max<std::uint32_t>(record.min_replicas, 1);
-        if (good <= needed)
+        if (good <= needed && !canary::broken(canary::rule::demote_last))
             return error{errc::no_quorum,
                          fmt::format("volume '{}': replica {} on node {} is one of the last {} up-to-date ones and at "
                                      "least {} must stay; I/O waits for it to come back",
@@ -106,6 +140,15 @@ result<volume_record> set_replica_state(volume_record record, const node_name& m
                                      printable(found.replica->node.str()), good, needed)};
     }
     found.replica->state = to;
+    found.replica->recovering = recovering && is_up_to_date(*found.replica);
+    const auto& replicas = found.extent->replicas;
+    if ((before == replica_state::up_to_date || found.replica->recovering) &&
+        std::none_of(replicas.begin(), replicas.end(), has_everything))
+        return error{
+            errc::no_quorum,
+            fmt::format("volume '{}': replica {} on node {} is the last one that has everything; I/O waits for "
+                        "another to come back",
+                        printable(record.name), printable(replica.str()), printable(found.replica->node.str()))};
     return record;
 }
 
@@ -123,7 +166,7 @@ result<volume_record> mark_formatted(volume_record record, const node_name& me, 
 }
 
 status may_remove(const volume_record& record, writer_liveness liveness) {
-    if (record.writer.empty() || liveness == writer_liveness::expired) return ok();
+    if (record.writer.empty() || record.maintenance || liveness == writer_liveness::expired) return ok();
     return error{errc::busy, fmt::format("volume '{}' is in use on node {}; stop what uses it there first",
                                          printable(record.name), printable(record.writer.str()))};
 }

@@ -109,10 +109,10 @@ TEST_CASE("members: the record's replicas in its order, with addresses, the writ
     const auto view = sample_view();
     const auto members = members_of(view.volumes.at("db").record, view, test::node(1));
     REQUIRE(members.has_value());
-    REQUIRE(members->size() == 1);
-    const auto& replicas = members->front().replicas;
+    REQUIRE(members->extents.size() == 1);
+    const auto& replicas = members->extents.front().replicas;
     REQUIRE(replicas.size() == 2);
-    CHECK(members->front().size_bytes == 10 * gib);
+    CHECK(members->extents.front().size_bytes == 10 * gib);
     CHECK(replicas[0].member.local);
     CHECK_FALSE(replicas[1].member.local);
     CHECK(replicas[1].host == "127.0.0.2");

@@ -12,15 +12,39 @@ TEST_CASE("create_options: without options the defaults hold") {
     CHECK(parsed.replicas == 2);
     CHECK(parsed.min_replicas == 1);
     CHECK(parsed.fs == fs_type::ext4);
+    CHECK_FALSE(parsed.thick);
+    CHECK(parsed.checksums);
+    CHECK(parsed.on_full == core::full_policy::hold);
+    CHECK(parsed.resync_rate == 0);
+    CHECK(parsed.scrub_every_s == 0);
 }
 
 TEST_CASE("create_options: every option is understood") {
-    const auto parsed =
-        *parse_create_options({{"size", "1g"}, {"replicas", "3"}, {"min-replicas", "2"}, {"fs", "xfs"}});
+    const auto parsed = *parse_create_options({{"size", "1g"},
+                                               {"replicas", "3"},
+                                               {"min-replicas", "2"},
+                                               {"fs", "xfs"},
+                                               {"provisioning", "thick"},
+                                               {"checksums", "off"},
+                                               {"on-full", "fail"},
+                                               {"resync-rate", "100MiB/s"},
+                                               {"scrub-every", "7d"}});
     CHECK(parsed.size_bytes == gib);
     CHECK(parsed.replicas == 3);
     CHECK(parsed.min_replicas == 2);
     CHECK(parsed.fs == fs_type::xfs);
+    CHECK(parsed.thick);
+    CHECK_FALSE(parsed.checksums);
+    CHECK(parsed.on_full == core::full_policy::fail);
+    CHECK(parsed.resync_rate == 100 * mib);
+    CHECK(parsed.scrub_every_s == 7 * 86400);
+}
+
+TEST_CASE("create_options: an option that creation takes is known as one") {
+    CHECK(is_create_option("size"));
+    CHECK(is_create_option("scrub-every"));
+    CHECK_FALSE(is_create_option("Size"));
+    CHECK_FALSE(is_create_option(""));
 }
 
 TEST_CASE("create_options: sizes are rounded up to a whole MiB") {
@@ -36,7 +60,8 @@ TEST_CASE("create_options: an unknown option is refused by name with the sorted 
         REQUIRE(refused.has_error());
         CHECK(refused.error().code == errc::invalid_argument);
         CHECK(refused.error().text.find("unknown option '") == 0);
-        CHECK(refused.error().text.find("fs, min-replicas, replicas, size") != std::string::npos);
+        CHECK(refused.error().text.find("checksums, fs, min-replicas, on-full, provisioning, "
+                                        "replicas, resync-rate, scrub-every, size") != std::string::npos);
         CHECK(refused.error().text.find('\n') == std::string::npos);
     }
     CHECK(parse_create_options({{"sized", "1"}}).error().text.find("'sized'") != std::string::npos);
@@ -68,6 +93,11 @@ TEST_CASE("create_options: a bad value is refused under the option's name") {
         {{{"fs", "ntfs"}}, "'fs': 'ntfs'"},
         {{{"fs", "EXT4"}}, "write ext4 or xfs"},
         {{{"fs", ""}}, "'fs'"},
+        {{{"provisioning", "Thick"}}, "'provisioning': 'Thick' is neither thin nor thick"},
+        {{{"checksums", "yes"}}, "'checksums': 'yes' is neither off nor on"},
+        {{{"on-full", ""}}, "'on-full': '' is neither hold nor fail"},
+        {{{"resync-rate", "fast"}}, "'resync-rate': 'fast' is not a rate"},
+        {{{"scrub-every", "weekly"}}, "'scrub-every': 'weekly' is not a time"},
     };
     for (const auto& row : cases) {
         const auto& given = row.first;

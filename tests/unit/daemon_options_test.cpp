@@ -87,6 +87,16 @@ TEST_CASE("daemon_options: bad files are refused, naming the key and what is wro
     }
 }
 
+// Bug guarded against: Boost.Program_options replaced the placeholder in its error text by itself, for ever.
+TEST_CASE("daemon_options: a placeholder of the option parser in the file is refused, not replaced for ever") {
+    const std::string good = "node = n1\nhost = 127.0.0.1\nstore = sqlite:/x # 100 %sure%\n";
+    CHECK(parse_daemon_options(good, "/usr/lib/weft").has_value());
+    const auto options = parse_daemon_options(good + "a%invalid_line%\n", "/usr/lib/weft");
+    REQUIRE(options.has_error());
+    CHECK(options.error().code == errc::invalid_argument);
+    CHECK_MESSAGE(options.error().text.find("a%invalid_line%") != std::string::npos, options.error().text);
+}
+
 TEST_CASE("daemon_options: the help names every key") {
     const std::string help = describe_daemon_options();
     for (const char* key : {"node", "host", "store", "state-dir", "runtime-dir", "docker-plugin", "plugin-dir",

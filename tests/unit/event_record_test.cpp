@@ -67,3 +67,16 @@ TEST_CASE("event_record: times are RFC 3339 in UTC with milliseconds") {
     CHECK(render_time(951782400000) == "2000-02-29T00:00:00.000Z");
     CHECK(render_time(253402300799999) == "9999-12-31T23:59:59.999Z");
 }
+
+TEST_CASE("event_record: a time that was written is read back, anything else is refused") {
+    for (const std::int64_t ms :
+         {std::int64_t{0}, std::int64_t{1714564800123}, std::int64_t{951782399999}, std::int64_t{253402300799999}})
+        CHECK(*parse_time(render_time(ms)) == ms);
+    for (const char* bad : {"", "2024-05-01T12:00:00Z", "2024-02-30T12:00:00.000Z", "2024-13-01T12:00:00.000Z",
+                            "2024-05-01T24:00:00.000Z", "2024-05-01T12:60:00.000Z", "1969-12-31T23:59:59.999Z",
+                            "2024-05-01 12:00:00.123Z", "2024-05-01T12:00:00.123+", "2024-05-0xT12:00:00.123Z"}) {
+        CAPTURE(bad);
+        REQUIRE(parse_time(bad).has_error());
+        CHECK(parse_time(bad).error().code == errc::invalid_argument);
+    }
+}

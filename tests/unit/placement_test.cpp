@@ -170,9 +170,9 @@ TEST_CASE("placement: a replacement goes to a node without a replica, not to a d
     extent.size_bytes = 100 * mib;
     extent.replicas = {{test::replica(1), test::node(1), test::drive(1)},
                        {test::replica(2), test::node(2), test::drive(2)}};
-    CHECK(place_replacement(pool, three, extent, {})->drive == test::drive(3));
-    CHECK(place_replacement(pool, three, extent, {test::drive(3)})->drive == test::drive(4));
-    const auto refused = place_replacement(pool, three, extent, {test::drive(3), test::drive(4)});
+    CHECK(place_replacement(pool, three, extent, {}, false)->drive == test::drive(3));
+    CHECK(place_replacement(pool, three, extent, {test::drive(3)}, false)->drive == test::drive(4));
+    const auto refused = place_replacement(pool, three, extent, {test::drive(3), test::drive(4)}, false);
     REQUIRE(refused.has_error());
     CHECK(refused.error().code == errc::no_quorum);
     CHECK(refused.error().text.find("1 replica of 100 MiB needs 1 other node") == 0);
@@ -188,6 +188,63 @@ TEST_CASE("placement: the pool adds up what the volumes have on each drive") {
     CHECK(pool[0].replicas == 2);
     CHECK(pool[1].promised_bytes == 10 * gib);
     CHECK(pool[1].replicas == 1);
+}
+
+TEST_CASE("placement: a thick replica needs its whole size free and leaves the drive's reserve") {
+    const auto fits = [](std::uint64_t drive, std::uint64_t free, std::uint64_t size) {
+        return !place_volume({make_drive(1, 1, drive, free)}, three, {{size}, 1, test::node(1), true}).has_error();
+    };
+    CHECK(fits(100 * gib, 12 * gib, 10 * gib));
+    CHECK_FALSE(fits(100 * gib, 12 * gib - 1, 10 * gib));
+    CHECK(fits(gib, 164 * mib, 100 * mib));
+    CHECK_FALSE(fits(gib, 164 * mib - 1, 100 * mib));
+    CHECK_FALSE(fits(gib, 10 * mib, 1 * mib));
+}
+
+TEST_CASE("placement: thick replicas that are not made yet keep their space from everybody") {
+    std::vector<pool_drive> pool = {make_drive(1, 1, 100 * gib, 50 * gib)};
+    pool[0].reserved_bytes = 40 * gib;
+    CHECK_FALSE(place_volume(pool, three, {{8 * gib}, 1, test::node(1), true}).has_error());
+    CHECK(place_volume(pool, three, {{9 * gib}, 1, test::node(1), true}).has_error());
+    CHECK_FALSE(place_volume(pool, three, {{20 * gib}, 1, test::node(1), false}).has_error());
+    pool[0].reserved_bytes = 49 * gib;
+    CHECK(place_volume(pool, three, {{20 * gib}, 1, test::node(1), false}).has_error());
+    pool[0].reserved_bytes = 60 * gib;  // more than there is: nothing is free, and nothing wraps around
+    CHECK(place_volume(pool, three, {{mib}, 1, test::node(1), true}).has_error());
+}
+
+TEST_CASE("placement: the extents of a thick volume together must fit, a thin one may promise more") {
+    const std::vector<pool_drive> pool = {make_drive(1, 1, 100 * gib, 32 * gib)};
+    const std::vector<std::uint64_t> extents(4, 10 * gib);
+    CHECK_FALSE(place_volume(pool, three, {extents, 1, test::node(1), false}).has_error());
+    CHECK(place_volume(pool, three, {extents, 1, test::node(1), true}).has_error());
+    CHECK_FALSE(place_volume(pool, three, {{10 * gib, 10 * gib, 10 * gib}, 1, test::node(1), true}).has_error());
+}
+
+TEST_CASE("placement: the refusal of a thick volume has the figures") {
+    std::vector<pool_drive> pool = {make_drive(1, 1, 100 * gib, 50 * gib), make_drive(2, 2, 100 * gib, 12 * gib)};
+    pool[0].reserved_bytes = 45 * gib;
+    const auto refused = place_volume(pool, three, {{20 * gib}, 2, test::node(1), true});
+    REQUIRE(refused.has_error());
+    CHECK(refused.error().code == errc::no_space);
+    CHECK(
+        refused.error().text.find("2 thick replicas of 20 GiB need 2 nodes with a drive that has 20 GiB free beside a "
+                                  "reserve of 2 %") == 0);
+    CHECK(refused.error().text.find("/srv/d1: 100 GiB, 50 GiB free, 45 GiB of it for thick replicas being made") !=
+          std::string::npos);
+    CHECK(refused.error().text.find("/srv/d2: 100 GiB, 12 GiB free)") != std::string::npos);
+    CHECK(refused.error().text.find("provisioning=thin") != std::string::npos);
+}
+
+TEST_CASE("placement: a thick replica counts as reserved until it is made, then its space is not free any more") {
+    auto volume = test::sample_volume();
+    volume.thick = true;
+    volume.extents[0].replicas[0].created = false;
+    const auto pool = make_pool(
+        {make_drive(1, 1, 100 * gib, 50 * gib).record, make_drive(2, 2, 100 * gib, 40 * gib).record}, {volume});
+    CHECK(pool[0].reserved_bytes == 10 * gib);
+    CHECK(pool[1].reserved_bytes == 0);
+    CHECK(pool[1].promised_bytes == 10 * gib);
 }
 
 TEST_CASE("placement: a volume is cut into extents, the last one takes the rest") {

@@ -199,3 +199,32 @@ TEST_CASE("reconcile: fenced attachments come first") {
     CHECK(std::holds_alternative<tear_down_fenced>(plan[0]));
     CHECK(std::holds_alternative<start_server>(plan[1]));
 }
+
+TEST_CASE("reconcile: an attachment that only repairs is not detached because nobody uses it") {
+    auto view = attached_on_n1();
+    auto seen = healthy();
+    seen.wanted = false;
+    CHECK(only<detach_unused>(plan_actions(view, on_n1({seen}))) != nullptr);
+    view.volumes["db"].record.maintenance = true;
+    CHECK(plan_actions(view, on_n1({seen})).empty());
+    seen.server_alive = false;
+    CHECK(only<tear_down_dead>(plan_actions(view, on_n1({seen}))) != nullptr);
+    seen.server_alive = true;
+    view.volumes["db"].record.writer = n2;
+    CHECK(only<tear_down_fenced>(plan_actions(view, on_n1({seen}))) != nullptr);
+}
+
+TEST_CASE("reconcile: the trash of a node that was forgotten is nobody's files, only its key is erased") {
+    auto view = attached_on_n1();
+    const node_name gone{"n9"};
+    const drive_id its_drive{"99999999-9999-4999-8999-999999999999"};
+    const replica_id its_replica{"90000000-0000-4000-8000-000000000000"};
+    view.trash[its_replica] = {trash_record{its_replica, its_drive, gone, "old"}, 4};
+    const auto plan = plan_actions(view, on_n1({healthy()}));
+    const auto* erased = only<delete_replica>(plan);
+    REQUIRE(erased != nullptr);
+    CHECK_FALSE(erased->drive_known);
+    // A node that is only away keeps its trash until it comes back.
+    view.nodes[gone] = {node_record{gone, "127.0.0.9", "test"}, 2};
+    CHECK(plan_actions(view, on_n1({healthy()})).empty());
+}

@@ -21,18 +21,29 @@ std::string replaced(std::string text, const std::string& what, const std::strin
 }  // namespace
 
 TEST_CASE("records: a volume has this JSON, fields in order, no white space") {
-    CHECK(
-        encode(test::sample_volume(1)) ==
-        R"({"name":"db","id":"00000000-0000-4000-8000-000000000001","size_bytes":10737418240,"fs":"ext4",)"
-        R"("fs_uuid":"00000000-0000-4000-8000-000000000002","formatted":false,"replicas_wanted":1,"min_replicas":1,)"
-        R"("epoch":0,"writer":"","clean":true,"created_at":"2024-05-01T12:00:00.000Z","extents":[{"size_bytes":)"
-        R"(10737418240,"replicas":[{"id":"00000000-0000-4000-8000-000000000101","node":"n1",)"
-        R"("drive":"00000000-0000-4000-8000-000000000201","state":"up_to_date","created":true,"born_equal":true}]}]})");
+    CHECK(encode(test::sample_volume(1)) ==
+          R"({"name":"db","id":"00000000-0000-4000-8000-000000000001","size_bytes":10737418240,"fs":"ext4",)"
+          R"("fs_uuid":"00000000-0000-4000-8000-000000000002","formatted":false,"replicas_wanted":1,"min_replicas":1,)"
+          R"("epoch":0,"writer":"","clean":true,"maintenance":false,"thick":false,"checksums":true,"on_full":"hold",)"
+          R"("resync_rate":0,"scrub_every_s":0,"scrub_wanted":0,"scrub_finished":0,"scrubbed_at":"","scrub_report":"",)"
+          R"("created_at":"2024-05-01T12:00:00.000Z","extents":[{"size_bytes":)"
+          R"(10737418240,"replicas":[{"id":"00000000-0000-4000-8000-000000000101","node":"n1",)"
+          R"("drive":"00000000-0000-4000-8000-000000000201","state":"up_to_date","created":true,)"
+          R"("born_equal":true,"recovering":false}]}]})");
 }
 
 TEST_CASE("records: every kind survives encode, decode, encode") {
     auto volume = test::attached_volume(3);
     volume.fs = fs_type::xfs;
+    volume.maintenance = volume.thick = volume.extents[0].replicas[0].recovering = true;
+    volume.checksums = false;
+    volume.on_full = core::full_policy::fail;
+    volume.resync_rate = 100 * mib;
+    volume.scrub_every_s = 604800;
+    volume.scrub_wanted = 3;
+    volume.scrub_finished = 2;
+    volume.scrubbed_at = "2024-05-01T12:00:00.000Z";
+    volume.scrub_report = "4096 bytes repaired";
     volume.formatted = true;
     volume.min_replicas = 2;
     volume.epoch = ~std::uint64_t{0};
@@ -164,4 +175,12 @@ TEST_CASE("records: keys") {
     CHECK(node_key(test::node(1)) == "nodes/n1");
     CHECK(drive_key(test::drive(1)) == "drives/" + test::uuid(0x201));
     CHECK(trash_key(test::replica(1)) == "trash/" + test::uuid(0x101));
+}
+
+TEST_CASE("records: a volume is ready when its up-to-date replicas exist: a replacement on its way does not count") {
+    auto volume = test::sample_volume();
+    volume.extents[0].replicas[1].created = false;
+    CHECK_FALSE(volume.ready());
+    volume.extents[0].replicas[1].state = replica_state::inconsistent;
+    CHECK(volume.ready());
 }

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
+
 #include "tests/unit/sample_records.hpp"
 
 using namespace weft;
@@ -38,6 +40,15 @@ TEST_CASE("transitions: R1 the volume of a dead writer is taken over under a hig
     CHECK(volume.writer == test::node(2));
     CHECK(volume.epoch == 6);
     CHECK_FALSE(volume.clean);
+}
+
+// Bug guarded against: the epoch wrapped to 0, and the record could not be read any more.
+TEST_CASE("transitions: R1 an epoch never wraps") {
+    auto volume = test::attached_volume();
+    volume.epoch = std::numeric_limits<std::uint64_t>::max();
+    const auto refused = attach(volume, test::node(2), expired, false);
+    REQUIRE(refused.has_error());
+    CHECK(refused.error().code == errc::corrupt);
 }
 
 TEST_CASE("transitions: R1 an operator's force takes it from a living writer") {
@@ -185,4 +196,36 @@ TEST_CASE("transitions: R1 a volume is removed only when no living node uses it"
     REQUIRE(refused.has_error());
     CHECK(refused.error().code == errc::busy);
     CHECK(refused.error().text.find("n1") != std::string::npos);
+}
+
+TEST_CASE("transitions: R1 repair takes a volume from nobody, and anybody takes it from a repair") {
+    auto unused = test::sample_volume();
+    unused.epoch = 5;
+    const auto repairing = attach_for_maintenance(unused, test::node(1));
+    REQUIRE(repairing.has_value());
+    CHECK(repairing->maintenance);
+    CHECK(repairing->writer == test::node(1));
+    CHECK(repairing->epoch == 6);
+    CHECK_FALSE(repairing->clean);
+    CHECK(check(*repairing).has_value());
+    CHECK(attach_for_maintenance(*repairing, test::node(2)).error().code == errc::busy);
+    CHECK(attach_for_maintenance(test::attached_volume(), test::node(1)).error().code == errc::busy);
+    CHECK(may_remove(*repairing, alive).has_value());
+
+    const auto taken = attach(*repairing, test::node(2), alive, false);
+    REQUIRE(taken.has_value());
+    CHECK(taken->epoch == 7);
+    CHECK_FALSE(taken->maintenance);
+}
+
+TEST_CASE("transitions: a repair that is claimed goes on in the same epoch and is nobody else's any more") {
+    auto unused = test::sample_volume();
+    const auto repairing = *attach_for_maintenance(unused, test::node(1));
+    const auto used = claim(repairing, test::node(1), repairing.epoch);
+    REQUIRE(used.has_value());
+    CHECK(used->epoch == repairing.epoch);
+    CHECK_FALSE(used->maintenance);
+    CHECK(attach(*used, test::node(2), alive, false).error().code == errc::busy);
+    const auto taken = *attach(repairing, test::node(2), alive, false);
+    CHECK(claim(taken, test::node(1), repairing.epoch).error().code == errc::stale_epoch);
 }
