@@ -158,6 +158,45 @@ result<http_response> post_detach(service& served, const route_input& input) {
     return answer(200, json::object{{"detached", input.path[1]}});
 }
 
+result<http_response> post_repair(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, optional_object(input.body));
+    TRY(json_input::refuse_unknown(object, {}));
+    return answer_view(served.repair_volume(input.path[1]));
+}
+
+result<http_response> post_recover(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, json_input::parse_object(input.body));
+    TRY(json_input::refuse_unknown(object, {"from", "accept_data_loss"}));
+    TRY_ASSIGN(const std::string from, json_input::required_text(object, "from"));
+    TRY_ASSIGN(const bool accepted, json_input::optional_boolean(object, "accept_data_loss", false));
+    return answer_view(served.recover_volume(input.path[1], from, accepted));
+}
+
+result<http_response> post_forget(service& served, const route_input& input) {
+    TRY(check_node_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, optional_object(input.body));
+    TRY(json_input::refuse_unknown(object, {"force"}));
+    TRY_ASSIGN(const bool force, json_input::optional_boolean(object, "force", false));
+    return answer_view(served.forget_node(input.path[1], force));
+}
+
+result<http_response> patch_volume(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, json_input::parse_object(input.body));
+    TRY(json_input::refuse_unknown(object, {"options"}));
+    TRY_ASSIGN(const volume_options options, json_input::optional_text_map(object, "options"));
+    return answer_view(served.set_volume(input.path[1], options));
+}
+
+result<http_response> post_scrub(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, optional_object(input.body));
+    TRY(json_input::refuse_unknown(object, {}));
+    return answer_view(served.scrub_volume(input.path[1]));
+}
+
 struct route {
     std::string_view method;
     std::vector<std::string_view> path;  // after "v1"; "*" is any one segment
@@ -176,8 +215,13 @@ const std::vector<route>& routes() {
         {"POST", {"volumes"}, false, post_volume},
         {"GET", {"volumes", "*"}, false, get_volume},
         {"DELETE", {"volumes", "*"}, false, delete_volume},
+        {"PATCH", {"volumes", "*"}, false, patch_volume},
+        {"POST", {"volumes", "*", "scrub"}, false, post_scrub},
         {"POST", {"volumes", "*", "attach"}, false, post_attach},
         {"POST", {"volumes", "*", "detach"}, false, post_detach},
+        {"POST", {"volumes", "*", "repair"}, false, post_repair},
+        {"POST", {"volumes", "*", "recover"}, false, post_recover},
+        {"POST", {"nodes", "*", "forget"}, false, post_forget},
         {"GET", {"events"}, true, get_events},
     };
     return table;

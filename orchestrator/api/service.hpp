@@ -29,6 +29,7 @@ struct volume_view {
     bool writer_alive = false;                      // the writer node's lease has not expired
     std::optional<core::engine_status> live;        // first extent; only on the writer's node while attached
     std::vector<core::engine_status> live_extents;  // all extents, as above
+    std::string problem;                            // why it waits or what is wrong with it, for people; else empty
     bool from_cache = false;                        // the store did not answer; this is the last known copy
 };
 
@@ -63,11 +64,18 @@ struct status_view {
     std::vector<node_view> nodes;
     std::uint64_t volumes = 0, volumes_degraded = 0, volumes_attached = 0;
     std::uint64_t pool_size_bytes = 0, pool_free_bytes = 0;
+    std::vector<std::string> problems;  // lines for people: drives that fill up, volumes that wait here
 };
 
 struct attachment_view {
     std::string nbd_uri;  // whole-volume export
     std::uint64_t epoch = 0;
+};
+
+/// What a repair or a decision of an operator did, a sentence each; empty: there was nothing to do.
+struct repair_view {
+    std::string subject;  // the volume's or node's name
+    std::vector<std::string> done;
 };
 
 class service {
@@ -95,7 +103,26 @@ public:
     virtual result<attachment_view> attach_volume(const std::string& name, bool force) = 0;
     virtual status detach_volume(const std::string& name) = 0;
 
+    /// Replaces what is missing at once, without the grace period. Errors: not_found; no_space, no_quorum (no place for
+    /// a replica, or nothing to fill it from); busy (its writer's node is dead: it must be taken over or forgotten
+    /// first).
+    virtual result<repair_view> repair_volume(const std::string& name) = 0;
+    /// R12: goes on from a replica that is not up_to_date, when no other is left. `from`: its id or the first
+    /// characters of it. Errors: not_found, busy, invalid_argument (not needed, not possible, or `accept_data_loss` is
+    /// false: the text says what may be lost).
+    virtual result<repair_view> recover_volume(const std::string& name, const std::string& from,
+                                               bool accept_data_loss) = 0;
+    /// Changes policies (core/policy_change.hpp), also while attached; returns the volume as it is then. Errors:
+    /// not_found, invalid_argument, no_quorum, the store's.
+    virtual result<volume_view> set_volume(const std::string& name, const volume_options& options) = 0;
+    /// Asks for a comparison of the replicas (core/scrub.hpp); returns the volume with the serial that was asked for as
+    /// `scrub_wanted`. It has ended when `scrub_finished` is that. Errors: not_found, the store's.
+    virtual result<volume_view> scrub_volume(const std::string& name) = 0;
+
     // Drives, nodes, cluster.
+    /// A dead node for good: its drives, replicas and records are taken away. Errors: not_found; busy (it is alive);
+    /// no_quorum (data would be lost: the text names the volumes) unless `force`.
+    virtual result<repair_view> forget_node(const std::string& name, bool force) = 0;
     /// `path` is a directory on this node. Errors: invalid_argument (a file, relative, missing), already_exists,
     /// io_failed (read-only), no_space (full), busy (belongs to another cluster or node).
     virtual result<drive_view> add_drive(const std::string& path) = 0;

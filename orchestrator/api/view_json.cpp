@@ -19,7 +19,18 @@ json::value to_json(const core::slot_status& slot) {
                         {"link_up", slot.link_up},
                         {"resyncing", slot.resyncing},
                         {"resync_done_bytes", slot.resync_done_bytes},
-                        {"resync_copied_bytes", slot.resync_copied_bytes}};
+                        {"resync_copied_bytes", slot.resync_copied_bytes},
+                        {"recovering", slot.recovering},
+                        {"full", slot.full}};
+}
+
+json::value to_json(const core::scrub_status& scrub) {
+    return json::object{{"serial", scrub.serial},
+                        {"running", scrub.running},
+                        {"done_bytes", scrub.done_bytes},
+                        {"differing_bytes", scrub.differing_bytes},
+                        {"repaired_bytes", scrub.repaired_bytes},
+                        {"undecided_bytes", scrub.undecided_bytes}};
 }
 
 json::value to_json(const replica_record& replica) {
@@ -53,6 +64,9 @@ json::value to_json(const core::engine_status& engine) {
     return json::object{{"state", core::to_string(engine.state)},
                         {"slots", std::move(slots)},
                         {"recovery_left_bytes", engine.recovery_left_bytes},
+                        {"dirty_bytes", engine.dirty_bytes},
+                        {"waiting_for_space", engine.waiting_for_space},
+                        {"scrub", to_json(engine.scrub)},
                         {"requests_in_flight", engine.requests_in_flight},
                         {"holding", engine.holding},
                         {"held_for_ms", engine.held_for.count()},
@@ -78,10 +92,21 @@ json::value to_json(const volume_view& view) {
                         {"epoch", record.epoch},
                         {"writer", record.writer.str()},
                         {"clean", record.clean},
+                        {"maintenance", record.maintenance},
+                        {"provisioning", record.thick ? "thick" : "thin"},
+                        {"checksums", record.checksums},
+                        {"on_full", to_string(record.on_full)},
+                        {"resync_rate_bytes", record.resync_rate},
+                        {"scrub_every_s", record.scrub_every_s},
+                        {"scrub_wanted", record.scrub_wanted},
+                        {"scrub_finished", record.scrub_finished},
+                        {"scrubbed_at", record.scrubbed_at},
+                        {"scrub_report", record.scrub_report},
                         {"created_at", record.created_at},
                         {"extents", std::move(extents)},
                         {"mountpoint", view.mountpoint},
                         {"health", view.health},
+                        {"problem", view.problem},
                         {"writer_alive", view.writer_alive},
                         {"live", view.live ? to_json(*view.live) : json::value(nullptr)},
                         {"live_extents", to_json(view.live_extents)},
@@ -98,6 +123,8 @@ json::value to_json(const drive_view& view) {
                         {"size_bytes", record.size_bytes},
                         {"free_bytes", record.free_bytes},
                         {"draining", record.draining},
+                        {"down", record.down},
+                        {"filled_past_percent", record.filled_past},
                         {"replicas", view.replicas},
                         {"serving", view.serving}};
 }
@@ -131,11 +158,18 @@ json::value to_json(const status_view& view) {
                         {"volumes_degraded", view.volumes_degraded},
                         {"volumes_attached", view.volumes_attached},
                         {"pool_size_bytes", view.pool_size_bytes},
-                        {"pool_free_bytes", view.pool_free_bytes}};
+                        {"pool_free_bytes", view.pool_free_bytes},
+                        {"problems", json::array(view.problems.begin(), view.problems.end())}};
 }
 
 json::value to_json(const attachment_view& view) {
     return json::object{{"nbd_uri", view.nbd_uri}, {"epoch", view.epoch}};
+}
+
+json::value to_json(const repair_view& view) {
+    json::array done;
+    for (const auto& one : view.done) done.emplace_back(one);
+    return json::object{{"subject", view.subject}, {"done", std::move(done)}};
 }
 
 json::object docker_status(const volume_view& view) {
@@ -153,14 +187,24 @@ json::object docker_status(const volume_view& view) {
             replicas.push_back(std::move(shown));
         }
     }
+    const bool in_use = !record.writer.empty() && !record.maintenance;
     json::object shown_status{{"Size", render_size(record.size_bytes)},
                               {"Health", view.health},
-                              {"Writer", record.writer.empty() ? "none" : record.writer.str()}};
-    if (!record.writer.empty() && !view.writer_alive) shown_status["WriterLease"] = "expired";
+                              // Who only repairs gives it to anybody who wants it: for Docker it is not in use.
+                              {"Writer", in_use ? record.writer.str() : "none"}};
+    if (record.maintenance) shown_status["Repair"] = "on node " + record.writer.str();
+    if (in_use && !view.writer_alive) shown_status["WriterLease"] = "expired";
     shown_status["Replicas"] = std::move(replicas);
     shown_status["ReplicasWanted"] = record.replicas_wanted;
     shown_status["MinReplicas"] = record.min_replicas;
     shown_status["Epoch"] = record.epoch;
+    shown_status["Provisioning"] = record.thick ? "thick" : "thin";
+    shown_status["OnFull"] = to_string(record.on_full);
+    if (!view.problem.empty()) shown_status["Problem"] = view.problem;
+    if (record.scrub_wanted > record.scrub_finished)
+        shown_status["Scrub"] = fmt::format("{} is asked for", record.scrub_wanted);
+    else if (!record.scrubbed_at.empty())
+        shown_status["Scrub"] = fmt::format("{}: {}", record.scrubbed_at, record.scrub_report);
     shown_status["FileSystem"] = to_string(record.fs);
     shown_status["Id"] = record.id.str();
     if (view.from_cache) shown_status["Note"] = "the cluster store does not answer; this is the last known state";

@@ -18,6 +18,7 @@ boost::json::value to_json(const node_view& view);
 boost::json::value to_json(const event_view& view);
 boost::json::value to_json(const status_view& view);
 boost::json::value to_json(const attachment_view& view);
+boost::json::value to_json(const repair_view& view);
 
 template <typename View>
 boost::json::value to_json(const std::vector<View>& views) {

@@ -11,6 +11,7 @@
 
 #include "orchestrator/cli/help.hpp"
 #include "orchestrator/core/names.hpp"
+#include "orchestrator/core/option_words.hpp"
 
 namespace weft::cli {
 
@@ -63,8 +64,12 @@ void add_command_options(options::options_description& all, verb what) {
     if (what == verb::volume_create)
         all.add_options()("size", options::value<std::string>())("replicas", options::value<std::string>())(
             "fs", options::value<std::string>())("min-replicas", options::value<std::string>())(
-            "opt", options::value<std::vector<std::string>>());
-    if (what == verb::volume_attach) all.add_options()("force,f", "");
+            "provisioning", options::value<std::string>())("checksums", options::value<std::string>())(
+            "on-full", options::value<std::string>())("resync-rate", options::value<std::string>())(
+            "scrub-every", options::value<std::string>())("opt", options::value<std::vector<std::string>>());
+    if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
+    if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
+    if (what == verb::volume_scrub) all.add_options()("wait", "");
     if (what == verb::volume_inspect) all.add_options()("watch,w", "");
     if (what == verb::events) all.add_options()("newest,n", options::value<std::string>());
 }
@@ -82,22 +87,31 @@ void add_option(std::map<std::string, std::string>& all, const std::string& key,
     if (!all.emplace(key, value).second) throw usage_error{fmt::format("option '{}' is given twice", printable(key))};
 }
 
+/// "KEY=VALUE"; `what` stands before it in the error.
+void add_pair(std::string_view what, const std::string& pair, std::map<std::string, std::string>& all) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0)
+        throw usage_error{fmt::format("{}'{}' is not of the form KEY=VALUE", what, printable(pair))};
+    add_option(all, pair.substr(0, equals), pair.substr(equals + 1));
+}
+
 void read_create_options(const options::variables_map& given, invocation& run) {
-    for (const char* key : {"size", "replicas", "fs", "min-replicas"})
+    for (const char* key : {"size", "replicas", "fs", "min-replicas", "provisioning", "checksums", "on-full",
+                            "resync-rate", "scrub-every"})
         if (given.count(key) != 0) add_option(run.options, key, given[key].as<std::string>());
     if (given.count("opt") == 0) return;
-    for (const std::string& pair : given["opt"].as<std::vector<std::string>>()) {
-        const std::size_t equals = pair.find('=');
-        if (equals == std::string::npos || equals == 0)
-            throw usage_error{fmt::format("--opt '{}' is not of the form KEY=VALUE", printable(pair))};
-        add_option(run.options, pair.substr(0, equals), pair.substr(equals + 1));
-    }
+    for (const std::string& pair : given["opt"].as<std::vector<std::string>>()) add_pair("--opt ", pair, run.options);
 }
 
 void read_argument(const command_help& command, const options::variables_map& given, invocation& run) {
     std::vector<std::string> arguments;
     if (given.count("argument") != 0) arguments = given["argument"].as<std::vector<std::string>>();
     const std::size_t wanted = command.argument.empty() ? 0 : 1;
+    if (command.what == verb::volume_set) {
+        for (std::size_t i = wanted; i < arguments.size(); ++i) add_pair("", arguments[i], run.options);
+        if (arguments.size() == wanted) throw usage_error{"KEY=VALUE is missing"};
+        arguments.resize(std::min(arguments.size(), wanted));
+    }
     if (arguments.size() > wanted)
         throw usage_error{fmt::format("there is nothing to do with '{}'", printable(arguments[wanted]))};
     if (arguments.size() < wanted) throw usage_error{fmt::format("{} is missing", command.argument)};
@@ -122,6 +136,10 @@ void read_globals(const options::variables_map& given, invocation& run) {
 
 /// Nothing on the left may be an unknown option: program_options says so by exception.
 parsed_line parse_command(const command_help& command, const std::vector<std::string>& rest) {
+    for (const std::string& word : rest)
+        if (has_placeholder(word))
+            throw usage_error{
+                fmt::format("'{}' has letters between two '%': that is understood nowhere here", printable(word))};
     auto known = global_options();
     add_command_options(known, command.what);
     options::positional_options_description positional;
@@ -141,7 +159,12 @@ parsed_line parse_command(const command_help& command, const std::vector<std::st
     read_argument(command, given, run);
     if (command.what == verb::volume_create) read_create_options(given, run);
     run.force = given.count("force") != 0;
+    run.accept_data_loss = given.count("accept-data-loss") != 0;
+    if (given.count("from") != 0) run.from = given["from"].as<std::string>();
+    if (command.what == verb::volume_recover && run.from.empty())
+        throw usage_error{"--from is missing: name the replica to go on from; 'weft volume inspect NAME' shows them"};
     run.watch = given.count("watch") != 0;
+    run.wait = given.count("wait") != 0;
     if (run.watch && run.format == output_format::json)
         throw usage_error{"--watch draws for people; programs ask again with -o json instead"};
     if (given.count("newest") != 0) run.newest = parse_count("-n", given["newest"].as<std::string>(), 1000);

@@ -17,6 +17,7 @@ namespace weft::cli {
 
 enum class verb {
     node_ls,
+    node_forget,
     drive_add,
     drive_ls,
     drive_rm,
@@ -24,8 +25,12 @@ enum class verb {
     volume_ls,
     volume_inspect,
     volume_rm,
+    volume_set,
+    volume_scrub,
     volume_attach,
     volume_detach,
+    volume_repair,
+    volume_recover,
     status,
     events,
 };
@@ -35,8 +40,10 @@ enum class output_format { table, json };
 struct invocation {
     verb what = verb::status;
     std::string argument;                        // NAME, PATH or ID; empty where the command takes none
-    std::map<std::string, std::string> options;  // volume create
-    bool force = false, watch = false;
+    std::map<std::string, std::string> options;  // volume create, volume set
+    bool force = false, watch = false, wait = false;
+    std::string from;  // volume recover: a replica's id or the beginning of it
+    bool accept_data_loss = false;
     std::size_t newest = 50;  // events
     std::string socket;       // empty: as the environment says
     output_format format = output_format::table;

@@ -48,6 +48,19 @@ const std::vector<command_help>& commands() {
          "LEASE is how long the node is still believed alive without a sign of life. A volume whose writer's lease "
          "has\n"
          "expired may be taken over by another node.\n"},
+        {verb::node_forget,
+         "node",
+         {"forget"},
+         "NODE",
+         "Take a dead node out of the cluster for good",
+         "  -f, --force           also when data is lost by it\n",
+         "Refused for a node that is alive. Its replicas leave their volumes and are made anew on other nodes, its "
+         "drives\n"
+         "leave the pool. Refused when a volume's last up-to-date replica is there, or one that min-replicas needs; "
+         "with\n"
+         "--force the volume goes on without: what only that replica had is lost. If the node comes back it joins as a "
+         "new\n"
+         "one; 'weft drive add' takes its directories when what is left of its replicas was deleted by hand.\n"},
         {verb::drive_add,
          "drive",
          {"add", "create"},
@@ -80,6 +93,18 @@ const std::vector<command_help>& commands() {
          "  --replicas N          copies on different nodes, 1 to 3 (default 2)\n"
          "  --min-replicas N      writes wait rather than go on with fewer up-to-date copies (default 1)\n"
          "  --fs TYPE             ext4 (default) or xfs\n"
+         "  --provisioning WHEN   thin (default: space is taken as it is written) or thick (all of it at once: no "
+         "drive "
+         "can\n"
+         "                        be too full for this volume later)\n"
+         "  --checksums on|off    on (default): replicas keep a checksum of every block, a rotten one is never read\n"
+         "  --on-full WHAT        hold (default) or fail: a write that finds a drive full waits for space, or fails "
+         "with\n"
+         "                        \"no space left on device\"\n"
+         "  --resync-rate RATE    the most that copies in the background move per second, such as 100MiB (default 0: "
+         "no\n"
+         "                        limit)\n"
+         "  --scrub-every TIME    compare the replicas so often: 7d, 12h, … (default never)\n"
          "  --opt KEY=VALUE       any option that 'docker volume create -o' takes; may be repeated\n",
          "NAME: 1 to 128 letters, digits, '_', '.' and '-', beginning with a letter or digit.\n"},
         {verb::volume_ls,
@@ -105,6 +130,24 @@ const std::vector<command_help>& commands() {
          "Remove a volume and its data everywhere",
          "",
          "Refused while it is attached on a node.\n"},
+        {verb::volume_set,
+         "volume",
+         {"set"},
+         "NAME KEY=VALUE",
+         "Change policies of a volume, also while it is attached",
+         "",
+         "KEY=VALUE may be repeated. KEY is min-replicas, on-full, resync-rate or scrub-every; their values are those "
+         "of\n"
+         "'weft volume create'. All changes are made, or none.\n"},
+        {verb::volume_scrub,
+         "volume",
+         {"scrub"},
+         "NAME",
+         "Compare the replicas of a volume and repair what differs",
+         "      --wait            go on until it has ended, with a line for every percent, and print what it found\n",
+         "It runs in the background on the writer's node, also while the volume is in use; a volume that nobody uses "
+         "is\n"
+         "attached for it. 'weft volume inspect' shows how far it is and what the last one found.\n"},
         {verb::volume_attach,
          "volume",
          {"attach"},
@@ -113,6 +156,26 @@ const std::vector<command_help>& commands() {
          "  -f, --force           take it from another node that is alive: its I/O fails at once and for good\n",
          "Prints the NBD address of the whole volume. It counts as use until 'weft volume detach'.\n"},
         {verb::volume_detach, "volume", {"detach"}, "NAME", "Undo 'weft volume attach' on this node", "", ""},
+        {verb::volume_repair,
+         "volume",
+         {"repair"},
+         "NAME",
+         "Replace at once the replicas that are missing",
+         "",
+         "What weftd does by itself after its grace period (repair-after-ms), without waiting and also when many nodes "
+         "are\n"
+         "away. Returns when the replacements are decided; 'weft volume inspect NAME --watch' shows them being "
+         "filled.\n"},
+        {verb::volume_recover,
+         "volume",
+         {"recover"},
+         "NAME",
+         "Go on from a replica that is not up to date, when no other is left",
+         "  --from REPLICA        its id, or at least the first 4 characters of it\n"
+         "  --accept-data-loss    needed: what was written since that replica fell behind is lost for good\n",
+         "Only when no up-to-date replica can be reached and nobody uses the volume. Replicas that were up to date and "
+         "come\n"
+         "back later are overwritten where they differ.\n"},
     };
     return table;
 }

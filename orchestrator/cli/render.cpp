@@ -2,9 +2,14 @@
 #include "orchestrator/cli/render.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <optional>
+#include <vector>
 
 #include "nbd-backend/base/units.hpp"
 #include "orchestrator/cli/fields.hpp"
+#include "orchestrator/core/option_values.hpp"
 
 namespace weft::cli {
 
@@ -59,6 +64,22 @@ cell replica_count(const json::value& volume) {
     return {fmt::format("{}/{}", fewest, wanted), fewest < wanted ? tone::warning : tone::plain, false};
 }
 
+cell drive_note(const json::value& drive) {
+    const bool down = flag_of(drive, "down");
+    std::vector<std::string> notes;
+    if (down) notes.emplace_back("down");
+    if (flag_of(drive, "draining")) notes.emplace_back("draining");
+    if (const auto mark = number_of(drive, "filled_past_percent"); mark > 0)
+        notes.push_back(fmt::format("over {} % full", mark));
+    return {fmt::format("{}", fmt::join(notes, ", ")), down ? tone::bad : tone::warning, false};
+}
+
+cell short_writer(const json::value& volume) {
+    const std::string writer = text_of(volume, "writer");
+    if (flag_of(volume, "maintenance")) return {clean("(repair: " + writer + ")"), tone::dim, false};
+    return or_dash(writer);
+}
+
 std::string percent(std::uint64_t part, std::uint64_t whole) {
     return fmt::format(
         "{} %", whole == 0 ? 0 : static_cast<int>(100.0 * static_cast<double>(part) / static_cast<double>(whole)));
@@ -95,6 +116,7 @@ std::string fact(const style& how, std::string_view name, std::string_view text)
 std::string writer_text(const style& how, const json::value& volume) {
     const std::string writer = clean(text_of(volume, "writer"));
     if (writer.empty()) return "nobody";
+    if (flag_of(volume, "maintenance")) return fmt::format("nobody; {} repairs it", writer);
     if (flag_of(volume, "writer_alive")) return fmt::format("{} ({})", writer, paint(how, tone::good, "alive"));
     return fmt::format("{} ({})", writer, paint(how, tone::bad, "its lease has expired"));
 }
@@ -116,7 +138,64 @@ std::string engine_text(const style& how, const json::value& engine) {
                         number_of(engine, "writes"));
     if (const auto left = number_of(engine, "recovery_left_bytes"); left > 0)
         text += fmt::format(", {} left to recover", render_size(left));
+    if (flag_of(engine, "waiting_for_space")) text += ", " + paint(how, tone::bad, "waiting for space");
     return text;
+}
+
+/// Part of the scrub `serial` that the engines have done; nullopt where they do not run or have not begun it.
+std::optional<double> scrub_part(const json::value& volume, std::uint64_t serial) {
+    const auto& extents = elements(member(volume, "extents"));
+    const auto& engines = elements(member(volume, "live_extents"));
+    std::uint64_t done = 0, total = 0;
+    bool begun = false;
+    for (std::size_t i = 0; i < extents.size() && i < engines.size(); ++i) {
+        const json::value& scrub = member(engines[i], "scrub");
+        total += number_of(extents[i], "size_bytes");
+        if (number_of(scrub, "serial") != serial) continue;
+        begun = true;
+        done += number_of(scrub, "done_bytes");
+    }
+    if (!begun || total == 0) return std::nullopt;
+    return static_cast<double>(done) / static_cast<double>(total);
+}
+
+bool is_scrub_wanted(const json::value& volume) {
+    return number_of(volume, "scrub_wanted") > number_of(volume, "scrub_finished");
+}
+
+std::string scrub_text(const json::value& volume) {
+    const std::uint64_t wanted = number_of(volume, "scrub_wanted");
+    if (is_scrub_wanted(volume)) {
+        const auto part = scrub_part(volume, wanted);
+        return part ? fmt::format("scrub {}: {:.1f} % compared", wanted, *part * 100)
+                    : fmt::format("scrub {} is asked for", wanted);
+    }
+    if (wanted == 0) return "never";
+    return fmt::format("{}: {}", clean(text_of(volume, "scrubbed_at")), clean(text_of(volume, "scrub_report")));
+}
+
+/// What a list says besides health: "waits for space", "scrub 42 %".
+std::string volume_note(const json::value& volume) {
+    std::vector<std::string> notes;
+    bool waits = false;
+    for (const auto& engine : elements(member(volume, "live_extents")))
+        waits = waits || flag_of(engine, "waiting_for_space");
+    if (waits) notes.emplace_back("waits for space");
+    const auto& extents = elements(member(volume, "extents"));
+    const auto& engines = elements(member(volume, "live_extents"));
+    std::uint64_t done = 0, total = 0;
+    for (std::size_t i = 0; i < extents.size() && i < engines.size(); ++i)
+        for (const auto& slot : elements(member(engines[i], "slots")))
+            if (flag_of(slot, "resyncing")) {
+                done += number_of(slot, "resync_done_bytes");
+                total += number_of(extents[i], "size_bytes");
+            }
+    if (total > 0) notes.push_back("resync " + percent(done, total));
+    if (is_scrub_wanted(volume)) {
+        const auto part = scrub_part(volume, number_of(volume, "scrub_wanted"));
+        notes.push_back(part ? fmt::format("scrub {} %", static_cast<int>(*part * 100)) : "scrub asked for");
+    }
+    return fmt::format("{}", fmt::join(notes, ", "));
 }
 
 const json::value& find_by_id(const json::value& list, const std::string& id) {
@@ -138,11 +217,27 @@ std::string replica_text(const style& how, const json::value& replica, const jso
     if (drive.is_object()) text += fmt::format(" {} at {}", clean(text_of(drive, "path")), address_of(drive));
     if (!flag_of(replica, "created")) text += "  " + paint(how, tone::warning, "not yet created");
     const json::value& slot = find_by_id(member(engine, "slots"), id);
+    if (flag_of(slot, "full")) text += "  " + paint(how, tone::bad, "its drive is full");
     if (slot.is_object() && !flag_of(slot, "link_up")) text += "  " + paint(how, tone::bad, "not connected");
     return text;
 }
 
 }  // namespace
+
+std::string render_policies(const json::value& volume) {
+    const std::uint64_t rate = number_of(volume, "resync_rate_bytes");
+    return fmt::format("{}, checksums {}, on-full {}, resync-rate {}, scrub-every {}, min-replicas {}",
+                       clean(text_of(volume, "provisioning")), flag_of(volume, "checksums") ? "on" : "off",
+                       clean(text_of(volume, "on_full")), rate == 0 ? "0 (no limit)" : render_resync_rate(rate),
+                       render_scrub_every(number_of(volume, "scrub_every_s")), number_of(volume, "min_replicas"));
+}
+
+std::string render_scrub_line(const json::value& volume) {
+    const std::uint64_t wanted = number_of(volume, "scrub_wanted");
+    const auto part = scrub_part(volume, wanted);
+    return fmt::format("{}: scrub {}, {}\n", clean(text_of(volume, "name")), wanted,
+                       part ? fmt::format("{} %", static_cast<int>(*part * 100)) : "not begun, or not known here");
+}
 
 std::string render_nodes(const style& how, const json::value& nodes) {
     std::vector<std::vector<cell>> rows;
@@ -174,7 +269,7 @@ std::string render_drives(const style& how, const json::value& drives) {
                         number(number_of(drive, "replicas")),
                         // Only the drive's own node knows whether it is served.
                         {serving ? "yes" : "-", serving ? tone::good : tone::dim, false},
-                        {flag_of(drive, "draining") ? "draining" : "", tone::warning, false},
+                        drive_note(drive),
                         plain(address_of(drive))});
     }
     return render_table(
@@ -184,10 +279,15 @@ std::string render_drives(const style& how, const json::value& drives) {
 std::string render_volumes(const style& how, const json::value& volumes) {
     std::vector<std::vector<cell>> rows;
     for (const auto& volume : elements(volumes))
-        rows.push_back({plain(text_of(volume, "name")), size(number_of(volume, "size_bytes")),
-                        toned(text_of(volume, "health")), replica_count(volume), or_dash(text_of(volume, "writer")),
-                        plain(text_of(volume, "fs")), or_dash(text_of(volume, "mountpoint"))});
-    return render_table(how, {"VOLUME", "SIZE", "HEALTH", "REPLICAS", "WRITER", "FS", "MOUNTPOINT"}, rows);
+        rows.push_back({plain(text_of(volume, "name")),
+                        size(number_of(volume, "size_bytes")),
+                        toned(text_of(volume, "health")),
+                        replica_count(volume),
+                        short_writer(volume),
+                        plain(text_of(volume, "fs")),
+                        or_dash(text_of(volume, "mountpoint")),
+                        {volume_note(volume), tone::warning, false}});
+    return render_table(how, {"VOLUME", "SIZE", "HEALTH", "REPLICAS", "WRITER", "FS", "MOUNTPOINT", "NOTE"}, rows);
 }
 
 std::string render_events(const style& how, const json::value& events) {
@@ -213,6 +313,9 @@ std::string render_status(const style& how, const json::value& cluster) {
         fact(how, "volumes",
              fmt::format("{}, {} attached, {}", number_of(cluster, "volumes"), number_of(cluster, "volumes_attached"),
                          paint(how, degraded > 0 ? tone::warning : tone::good, fmt::format("{} degraded", degraded))));
+    for (const auto& problem : elements(member(cluster, "problems")))
+        if (problem.is_string())
+            text += fact(how, "problem", paint(how, tone::warning, clean(std::string_view(problem.get_string()))));
     return text + "\n" + render_nodes(how, member(cluster, "nodes"));
 }
 
@@ -223,6 +326,8 @@ std::string render_volume(const style& how, const json::value& volume, const jso
                                    paint(how, tone_of(health), health));
     if (flag_of(volume, "from_cache"))
         text += fact(how, "note", paint(how, tone::warning, "the store does not answer: this is the last known state"));
+    if (const std::string problem = clean(text_of(volume, "problem")); !problem.empty())
+        text += fact(how, "problem", paint(how, tone::bad, problem));
     text += fact(how, "id", clean(text_of(volume, "id")));
     text += fact(how, "size",
                  fmt::format("{}, {}{}", render_size(number_of(volume, "size_bytes")), clean(text_of(volume, "fs")),
@@ -230,6 +335,8 @@ std::string render_volume(const style& how, const json::value& volume, const jso
     text += fact(how, "replicas",
                  fmt::format("{} wanted, writes need at least {}", number_of(volume, "replicas_wanted"),
                              number_of(volume, "min_replicas")));
+    text += fact(how, "policies", render_policies(volume));
+    text += fact(how, "scrub", scrub_text(volume));
     text += fact(how, "writer", fmt::format("{}, epoch {}", writer_text(how, volume), number_of(volume, "epoch")));
     if (text_of(volume, "writer").empty() && !flag_of(volume, "clean"))
         text += fact(how, "note", paint(how, tone::warning, "the last writer did not detach in order"));
@@ -262,6 +369,13 @@ std::string render_volume(const style& how, const json::value& volume, const jso
         shape.leave();
     }
     return text + shape.lines();
+}
+
+std::string render_repair(const json::value& repair, const std::string& subject) {
+    std::string text;
+    for (const auto& one : elements(member(repair, "done")))
+        if (one.is_string()) text += fmt::format("{}: {}\n", subject, clean(std::string_view(one.get_string())));
+    return text.empty() ? subject + ": nothing is missing\n" : text;
 }
 
 std::string render_progress_line(const json::value& volume, const progress_map& progress) {

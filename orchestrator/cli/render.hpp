@@ -24,6 +24,15 @@ std::string render_events(const style& how, const boost::json::value& events);
 std::string render_volume(const style& how, const boost::json::value& volume, const boost::json::value& drives,
                           const progress_map& progress);
 
+/// What a repair did, a line each; `subject` as in "volume db".
+std::string render_repair(const boost::json::value& repair, const std::string& subject);
+
+/// "thin, checksums on, on-full hold, …".
+std::string render_policies(const boost::json::value& volume);
+
+/// How far the scrub that is asked for has come, as a line: "db: scrub 3, 42 %"; by the engines of the writer's node.
+std::string render_scrub_line(const boost::json::value& volume);
+
 /// One line for a log: "db: degraded, n2 42.0 % 120.0 MB/s 12 s left".
 std::string render_progress_line(const boost::json::value& volume, const progress_map& progress);
 

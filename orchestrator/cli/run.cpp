@@ -54,6 +54,8 @@ http_request request_of(const invocation& command) {
     for (const auto& [key, value] : command.options) options[key] = value;
     switch (command.what) {
         case verb::node_ls: return {"GET", "/v1/nodes", ""};
+        case verb::node_forget:
+            return {"POST", "/v1/nodes/" + name + "/forget", json::serialize(json::object{{"force", command.force}})};
         case verb::drive_ls: return {"GET", "/v1/drives", ""};
         case verb::drive_add: return {"POST", "/v1/drives", json::serialize(json::object{{"path", command.argument}})};
         case verb::drive_rm: return {"DELETE", "/v1/drives/" + name, ""};
@@ -63,9 +65,17 @@ http_request request_of(const invocation& command) {
                     json::serialize(json::object{{"name", command.argument}, {"options", std::move(options)}})};
         case verb::volume_inspect: return {"GET", "/v1/volumes/" + name, ""};
         case verb::volume_rm: return {"DELETE", "/v1/volumes/" + name, ""};
+        case verb::volume_set:
+            return {"PATCH", "/v1/volumes/" + name, json::serialize(json::object{{"options", std::move(options)}})};
+        case verb::volume_scrub: return {"POST", "/v1/volumes/" + name + "/scrub", "{}"};
         case verb::volume_attach:
             return {"POST", "/v1/volumes/" + name + "/attach", json::serialize(json::object{{"force", command.force}})};
         case verb::volume_detach: return {"POST", "/v1/volumes/" + name + "/detach", "{}"};
+        case verb::volume_repair: return {"POST", "/v1/volumes/" + name + "/repair", "{}"};
+        case verb::volume_recover:
+            return {
+                "POST", "/v1/volumes/" + name + "/recover",
+                json::serialize(json::object{{"from", command.from}, {"accept_data_loss", command.accept_data_loss}})};
         case verb::status: return {"GET", "/v1/status", ""};
         case verb::events: return {"GET", fmt::format("/v1/events?n={}", command.newest), ""};
     }
@@ -95,10 +105,16 @@ std::string render_answer(const invocation& command, const surroundings& world, 
             return render_volume(world.how, body, drives_of(world), meter.observe(world.now(), body));
         }
         case verb::volume_rm: return fmt::format("volume {} removed\n", name);
+        case verb::volume_set: return fmt::format("volume {} changed: {}\n", name, render_policies(body));
+        case verb::volume_scrub:
+            return fmt::format("scrub {} of volume {} is asked for\n", number_of(body, "scrub_wanted"), name);
         case verb::volume_attach:
             return fmt::format("volume {} attached with epoch {}: {}\n", name, number_of(body, "epoch"),
                                clean(text_of(body, "nbd_uri")));
         case verb::volume_detach: return fmt::format("volume {} detached\n", name);
+        case verb::volume_repair:
+        case verb::volume_recover: return render_repair(body, "volume " + name);
+        case verb::node_forget: return render_repair(body, "node " + name);
         case verb::status: return render_status(world.how, body);
         case verb::events: return render_events(world.how, body);
     }
@@ -164,6 +180,36 @@ int watch(const invocation& command, const surroundings& world) {
     }
 }
 
+/// Until the scrub that `begun` (the answer to asking for it) tells of has ended. Progress goes to standard error where
+/// standard output is for a program.
+int await_scrub(const invocation& command, const surroundings& world, const json::value& begun) {
+    const std::uint64_t serial = number_of(begun, "scrub_wanted");
+    const auto& progress = command.format == output_format::json ? world.err : world.out;
+    const http_request look{"GET", "/v1/volumes/" + percent_encode(command.argument), ""};
+    std::string last_line;
+    std::chrono::nanoseconds heard = world.now();
+    while (true) {
+        const asked seen = ask(world, look);
+        if (!seen.problem.empty()) {
+            const bool passing = seen.exit == exit_unreachable || seen.exit == exit_not_now;
+            if (!passing || world.now() - heard > watch_patience) return complain(world, seen);
+        } else {
+            heard = world.now();
+            if (number_of(seen.body, "scrub_finished") >= serial) {
+                world.out(command.format == output_format::json
+                              ? seen.raw + "\n"
+                              : fmt::format("scrub {} of volume {}: {}\n", serial, clean(command.argument),
+                                            clean(text_of(seen.body, "scrub_report"))));
+                return exit_done;
+            }
+            std::string line = render_scrub_line(seen.body);
+            if (line != last_line) progress(line);
+            last_line = std::move(line);
+        }
+        world.wait(watch_interval);
+    }
+}
+
 }  // namespace
 
 int exit_of(std::string_view code) {
@@ -180,6 +226,7 @@ int run(const invocation& command, const surroundings& world) {
     if (command.watch) return watch(command, world);
     const asked answer = ask(world, request_of(command));
     if (!answer.problem.empty()) return complain(world, answer);
+    if (command.wait) return await_scrub(command, world, answer.body);
     world.out(command.format == output_format::json ? answer.raw + "\n" : render_answer(command, world, answer.body));
     return exit_done;
 }

@@ -6,6 +6,7 @@
 #include <future>
 #include <system_error>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/members.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/log.hpp"
@@ -17,8 +18,9 @@ namespace {
 
 constexpr std::chrono::seconds serving_wait{60};  // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
 constexpr std::chrono::seconds device_wait{20};   // nbdfuse and loop
-constexpr std::chrono::seconds step_down_wait{20};  // each step down that can hang while the volume holds
-constexpr std::chrono::seconds end_grace{2};        // between SIGTERM and SIGKILL of a volume server
+constexpr std::chrono::seconds step_down_wait{20};         // each step down that can hang while the volume holds
+constexpr std::chrono::seconds maintenance_flush_wait{2};  // a mount may be waiting behind it
+constexpr std::chrono::seconds end_grace{2};               // between SIGTERM and SIGKILL of a volume server
 
 }  // namespace
 
@@ -92,21 +94,25 @@ result<volume_record> attach_steps::become_writer(const volume_record& record, b
         return error{errc::unavailable,
                      "this node's lease is not renewed now (is the store reachable?), so it must not become a writer"};
     node_name before;
+    bool only_repaired = false;
     std::string way;
     const auto changed = env_.records.change(record.name, record.id, [&](volume_record now) -> result<volume_record> {
         before = now.writer;
+        only_repaired = now.maintenance;
         auto liveness = writer_liveness::expired;
         if (!now.writer.empty() && now.writer != env_.options.node) {
             TRY_ASSIGN(const auto left, lease_remaining(env_.cluster, now.writer));
             if (left.count() > 0) liveness = writer_liveness::alive;
-            way = liveness == writer_liveness::alive ? "by force" : "its lease has run out";
+            way = now.maintenance                      ? "it only repaired"
+                  : liveness == writer_liveness::alive ? "by force"
+                                                       : "its lease has run out";
         }
         return attach(std::move(now), env_.options.node, liveness, force);
     });
     if (changed.has_error()) return changed.error();
     if (!before.empty() && before != env_.options.node)
         env_.events.emit(
-            severity::warning, "volume " + record.name,
+            only_repaired ? severity::info : severity::warning, "volume " + record.name,
             fmt::format("taken over from node {} ({}), epoch {}", before.str(), way, changed->record.epoch));
     return changed->record;
 }
@@ -128,19 +134,27 @@ result<core::attach_config> attach_steps::config_for(const volume_record& before
     config.request_timeout_ms = ms(env_.options.request_timeout);
     config.reconnect_window_ms = ms(env_.options.reconnect_window);
     config.attach_timeout_ms = ms(env_.options.attach_timeout);
-    config.extents = std::move(*members);
+    config.policy = members->policy;
+    config.extents = std::move(members->extents);
     return config;
 }
 
-status attach_steps::start_server(attachment& of, const volume_record& before, const volume_record& now) {
+status attach_steps::launch_server(attachment& of, const volume_record& before, const volume_record& now) {
     TRY_ASSIGN(auto config, config_for(before, now));
     const auto server =
         start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
     if (server.has_error()) return server.error().within("start the volume server");
+    WEFT_CRASH_POINT("attach.server-started");
     connect(of, now.name, now.epoch, *server);
     env_.wake_reconciler();  // members may have changed since the config was made
+    return ok();
+}
+
+status attach_steps::start_server(attachment& of, const volume_record& before, const volume_record& now) {
+    TRY(launch_server(of, before, now));
     const auto serving = of.current_link()->wait_serving(serving_wait);
     if (serving.has_error()) return serving.error().within("the volume server does not serve yet");
+    WEFT_CRASH_POINT("attach.serving");
     return ok();
 }
 
@@ -156,32 +170,69 @@ status attach_steps::clear_old_stack(attachment& of, const volume_record& record
     return ok();
 }
 
+result<volume_record> attach_steps::claim_repaired(const volume_record& record) {
+    TRY_ASSIGN(auto claimed, env_.records.change(record.name, record.id, [&](volume_record now) {
+        return claim(std::move(now), env_.options.node, record.epoch);
+    }));
+    WEFT_CRASH_POINT("repair.claimed");
+    env_.events.emit(severity::info, "volume " + record.name,
+                     fmt::format("in use from now on, epoch {}; its repair goes on", record.epoch));
+    return std::move(claimed.record);
+}
+
 result<attach_steps::attached> attach_steps::ensure_attached(attachment& of, const volume_record& record, bool force) {
     const auto link = of.current_link();
     const bool ours = record.writer == env_.options.node && link && link->epoch() == record.epoch && !link->exited() &&
                       !link->failed() && !link->detaching();
     if (ours) {
-        TRY(link->wait_serving(serving_wait));
-        return attached{record, false};
+        auto used = record.maintenance ? claim_repaired(record) : result<volume_record>(record);
+        if (used.has_value()) {
+            TRY(link->wait_serving(serving_wait));
+            return attached{std::move(*used), false};
+        }
+        // Somebody took it over a moment ago: what follows finds out who.
+        if (used.error().code != errc::stale_epoch) return std::move(used).error();
     }
     TRY(clear_old_stack(of, record));
     TRY_ASSIGN(const auto before, env_.records.read(record.name));
     if (!before || before->record.id != record.id)
         return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", record.name)};
     TRY_ASSIGN(auto now, become_writer(before->record, force));
+    WEFT_CRASH_POINT("attach.recorded");
     const auto started = start_server(of, before->record, now);
     if (started.has_value()) {
         env_.events.emit(severity::info, "volume " + now.name, fmt::format("attached, epoch {}", now.epoch));
         return attached{std::move(now), true};
     }
-    // Nothing was served to anybody: what this call made goes away again; no Unmount will come for it.
+    undo_attach(of, now);
+    return started.error();
+}
+
+/// Nothing was served to anybody: what this call made goes away again; no Unmount will come for it.
+void attach_steps::undo_attach(attachment& of, const volume_record& now) {
     if (const auto cleared = take_apart(of); cleared.has_error())
         log(log_level::warning, "attach", "could not take a failed attach apart, the reconciler goes on",
             {{"volume", now.name}, {"error", cleared.error().text}});
     if (const auto given_up = abandon(now.name, now.id, now.epoch); given_up.has_error())
         log(log_level::warning, "attach", "could not give a failed attach up, the reconciler goes on",
             {{"volume", now.name}, {"error", given_up.error().text}});
-    return started.error();
+}
+
+result<volume_record> attach_steps::begin_maintenance(attachment& of, const std::string& name,
+                                                      const volume_records::decision& still_wanted) {
+    if (!env_.lease.held())
+        return error{errc::unavailable, "this node's lease is not renewed now, so it must not become a writer"};
+    volume_record before;
+    TRY_ASSIGN(auto now, env_.records.change(name, of.id, [&](volume_record record) {
+        before = record;
+        return still_wanted(std::move(record));
+    }));
+    WEFT_CRASH_POINT("repair.attach-recorded");
+    const auto launched = launch_server(of, before, now.record);
+    WEFT_CRASH_POINT("repair.server-started");
+    if (launched.has_value()) return std::move(now.record);
+    undo_attach(of, now.record);
+    return launched.error();
 }
 
 result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& record) {
@@ -192,9 +243,11 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
         TRY(teardown_portable(paths, {mount_target(of.id), step_down_wait, true}));
     }
     TRY_ASSIGN(const std::string device, attach_portable(paths, device_wait));
+    WEFT_CRASH_POINT("mount.loop-made");
     if (seen.mount_points.empty() || !seen.usable) {
         const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
         if (made.has_error()) return made.error();
+        WEFT_CRASH_POINT("mount.formatted");
         if (!record.formatted) {
             TRY(env_.records.change(record.name, record.id, [&](volume_record now) {
                 return mark_formatted(std::move(now), env_.options.node, record.epoch);
@@ -204,7 +257,9 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
                                  fmt::format("formatted with {}", to_string(record.fs)));
         }
     }
+    WEFT_CRASH_POINT("mount.format-recorded");
     TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id)));
+    WEFT_CRASH_POINT("mount.mounted");
     const std::lock_guard lock(of.state);
     of.mountpoint = where;
     return where;
@@ -212,17 +267,21 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
 
 status attach_steps::remove_remains(attachment& of) {
     TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
+    WEFT_CRASH_POINT("detach.server-stopped");
     disconnect(of);
     // Before the volume's directory: that is what tells a restarted weftd that there is something left to remove.
     std::error_code ignored;  // an empty directory that stays is of no consequence
     std::filesystem::remove(mount_target(of.id), ignored);
+    WEFT_CRASH_POINT("detach.mount-point-gone");
     TRY(remove_volume_directory(env_.options.runtime_dir, of.id));
+    WEFT_CRASH_POINT("detach.directory-gone");
     return env_.table.forget_references(of);
 }
 
 status attach_steps::take_apart(attachment& of) {
     TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
     if (const auto link = of.current_link()) link->server_exited();
+    WEFT_CRASH_POINT("take-apart.server-stopped");
     TRY(teardown_portable(paths_of(env_.options.runtime_dir, of.id), {mount_target(of.id), step_down_wait, true}));
     return remove_remains(of);
 }
@@ -242,6 +301,7 @@ status attach_steps::detach(attachment& of) {
     const std::uint64_t epoch = link ? link->epoch() : 0;
     if (!link || link->exited() || link->failed()) {
         TRY(take_apart(of));
+        WEFT_CRASH_POINT("take-apart.done");
         if (epoch == 0) return ok();
         env_.events.emit(severity::warning, "volume " + name,
                          "taken apart after its volume server had gone; the next attach recovers it");
@@ -253,7 +313,27 @@ status attach_steps::detach(attachment& of) {
         const std::lock_guard lock(of.state);
         of.mountpoint.clear();
     }
-    const auto flushed = link->detach(step_down_wait);
+    WEFT_CRASH_POINT("detach.stack-down");
+    return flush_and_release(of, name, epoch, step_down_wait, "detached");
+}
+
+status attach_steps::end_maintenance(attachment& of, const std::string& why) {
+    const auto link = of.current_link();
+    const std::string name = of.volume_name();
+    if (!link || link->exited() || link->failed()) return detach(of);
+    WEFT_CRASH_POINT("repair.ending");
+    auto ended = flush_and_release(of, name, link->epoch(), maintenance_flush_wait, why);
+    if (ended.has_value() || ended.error().code != errc::timed_out) return ended;
+    TRY(take_apart(of));
+    env_.events.emit(severity::warning, "volume " + name, "repair given up: " + ended.error().text);
+    return abandon(name, of.id, link->epoch());
+}
+
+status attach_steps::flush_and_release(attachment& of, const std::string& name, std::uint64_t epoch,
+                                       std::chrono::milliseconds patience, const std::string& told) {
+    const auto link = of.current_link();
+    const auto flushed = link->detach(patience);
+    WEFT_CRASH_POINT("detach.flushed");
     if (flushed.has_error()) {
         const errc code = flushed.error().code;
         if (code != errc::stale_epoch && code != errc::unavailable) return flushed.error();
@@ -268,8 +348,9 @@ status attach_steps::detach(attachment& of) {
     });
     if (released.has_error() && released.error().code != errc::stale_epoch && released.error().code != errc::not_found)
         return released.error();
+    WEFT_CRASH_POINT("detach.released");
     TRY(remove_remains(of));
-    env_.events.emit(severity::info, "volume " + name, "detached");
+    env_.events.emit(severity::info, "volume " + name, told);
     return ok();
 }
 

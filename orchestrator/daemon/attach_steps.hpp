@@ -49,6 +49,12 @@ public:
     };
     result<attached> ensure_attached(attachment& of, const volume_record& record, bool force);
 
+    /// Becomes the writer for repair only (transitions' attach_for_maintenance, decided by `still_wanted`) and starts
+    /// the volume server, without waiting until it serves. A failure leaves nothing of this call behind. Errors: those
+    /// of `still_wanted`; unavailable; the store's.
+    result<volume_record> begin_maintenance(attachment& of, const std::string& name,
+                                            const volume_records::decision& still_wanted);
+
     /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system found there
     /// must not be touched; io_failed, timed_out.
     result<std::string> ensure_mounted(attachment& of, const volume_record& record);
@@ -57,6 +63,9 @@ public:
     /// whether the volume is in use. Errors: busy (another mount namespace holds it), timed_out, unavailable: call
     /// again.
     status detach(attachment& of);
+    /// As detach for an attachment that only repairs: what cannot be flushed at once is given up, because somebody may
+    /// be waiting for the volume. `why` is for the event.
+    status end_maintenance(attachment& of, const std::string& why);
     /// R5 and leftovers: kills the server first, then takes the rest apart. Errors: busy (held: the rest stays).
     status take_apart(attachment& of);
     /// The record names us and nothing is here. Errors: the store's.
@@ -75,7 +84,12 @@ public:
 private:
     status clear_old_stack(attachment& of, const volume_record& record);
     result<volume_record> become_writer(const volume_record& record, bool force);
+    result<volume_record> claim_repaired(const volume_record& record);
+    status launch_server(attachment& of, const volume_record& before, const volume_record& now);
     status start_server(attachment& of, const volume_record& before, const volume_record& now);
+    void undo_attach(attachment& of, const volume_record& now);
+    status flush_and_release(attachment& of, const std::string& name, std::uint64_t epoch,
+                             std::chrono::milliseconds patience, const std::string& told);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);

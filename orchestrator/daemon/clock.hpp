@@ -1,14 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two clocks of weftd: monotonic for every decision, wall clock only for what people read.
+// The clocks of weftd: monotonic for every decision, the clock that also counts while the machine sleeps for the lease
+// (the store counts it so), wall clock only for what people read.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 
 namespace weft {
 
 inline std::chrono::nanoseconds monotonic_now() {
     return std::chrono::steady_clock::now().time_since_epoch();
+}
+
+/// CLOCK_BOOTTIME (clock_gettime(2)).
+inline std::chrono::nanoseconds awake_or_asleep_now() {
+    timespec now{};
+    (void)::clock_gettime(CLOCK_BOOTTIME, &now);
+    return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
 /// Milliseconds since 1970-01-01 UTC.

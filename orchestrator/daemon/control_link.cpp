@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 namespace weft {
 
@@ -48,20 +49,38 @@ bool control_link::detaching() const {
     return detach_asked_ || detached_ || begun;
 }
 
-void control_link::set_members(std::vector<core::extent_members> members, std::uint64_t revision) {
+void control_link::set_members(core::members_message message, std::uint64_t revision) {
     const std::lock_guard ordered(order_mutex_);
     if (revision < told_revision_) return;
     told_revision_ = revision;
-    core::members_message message{std::move(members)};
     std::string encoded = core::encode_control(message);
     bool differs = false;
     {
         const std::lock_guard lock(mutex_);
         differs = encoded != members_sent_;
         members_sent_ = std::move(encoded);
-        members_ = message.extents;
+        members_ = message;
     }
     if (differs) client_->send(message);  // not connected: on_connected sends them
+}
+
+void control_link::reaffirmed(std::uint64_t tenure) {
+    const std::lock_guard lock(mutex_);
+    reaffirmed_in_ = tenure;
+}
+
+std::uint64_t control_link::reaffirmed_in() const {
+    const std::lock_guard lock(mutex_);
+    return reaffirmed_in_;
+}
+
+void control_link::set_lease(std::uint64_t tenure, std::chrono::nanoseconds until) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (tenure != reaffirmed_in_) return;
+        lease_until_ = until;
+    }
+    client_->send(core::lease_message{static_cast<std::uint64_t>(until.count())});  // else on_connected sends it
 }
 
 void control_link::answer(const core::result_message& message, std::uint64_t revision) {
@@ -74,13 +93,16 @@ void control_link::on_connected(bool connected) {
     if (!connected) return;
     const std::lock_guard ordered(order_mutex_);
     core::members_message members;
+    core::lease_message lease;
     bool detach_again = false;
     {
         const std::lock_guard lock(mutex_);
-        members.extents = members_;
+        members = members_;
+        lease.until_ns = static_cast<std::uint64_t>(lease_until_.count());
         detach_again = detach_asked_ && !detached_;
     }
     if (!members.extents.empty()) client_->send(members);
+    client_->send(lease);
     client_->send(core::get_status_message{});
     if (detach_again) client_->send(core::detach_message{});
 }
@@ -117,12 +139,23 @@ void control_link::on_status(const core::status_message& message) {
     bool news = false;
     {
         const std::lock_guard lock(mutex_);
-        const stage before = stage_now();
+        const auto facts = [this] { return std::make_tuple(stage_now(), waiting_for_space(), scrubs_running()); };
+        const auto before = facts();
         status_ = message.extents;
-        news = stage_now() != before;
+        news = facts() != before;
     }
     changed_.notify_all();
     if (news) hooks_.on_change();
+}
+
+bool control_link::waiting_for_space() const {
+    return std::any_of(status_.begin(), status_.end(),
+                       [](const core::engine_status& extent) { return extent.waiting_for_space; });
+}
+
+std::size_t control_link::scrubs_running() const {
+    return static_cast<std::size_t>(std::count_if(
+        status_.begin(), status_.end(), [](const core::engine_status& extent) { return extent.scrub.running; }));
 }
 
 std::string control_link::waiting_for() const {

@@ -26,7 +26,7 @@ public:
     struct hooks {
         std::function<void(core::propose_message)> on_proposal;
         std::function<void(core::notice)> on_notice;
-        std::function<void()> on_change;  // the engine's state changed
+        std::function<void()> on_change;  // the engine's state changed, or what weftd acts on (space, scrub)
     };
 
     control_link(const volume_paths& paths, volume_id id, std::uint64_t epoch, hooks handlers);
@@ -39,9 +39,16 @@ public:
     /// A detach was asked for: the server takes no new requests.
     [[nodiscard]] bool detaching() const;
 
-    /// Tells the server about replicas, states and addresses if they differ from what it was told last. `revision` is
-    /// the record's: members older than an answer that was already given are dropped, never sent after it.
-    void set_members(std::vector<core::extent_members> members, std::uint64_t revision);
+    /// Tells the server about replicas, states, addresses and policy if they differ from what it was told last.
+    /// `revision` is the record's: members older than an answer that was already given are dropped, never sent after
+    /// it.
+    void set_members(core::members_message members, std::uint64_t revision);
+    /// Until when (CLOCK_BOOTTIME) this node's lease holds. Told to the server only in the tenure (lease_keeper.hpp) in
+    /// which the record was reaffirmed: after a gap somebody may have taken the volume over. Never blocks.
+    void set_lease(std::uint64_t tenure, std::chrono::nanoseconds until);
+    /// The record was committed under our epoch, unchanged, by a compare-and-swap that began in this tenure.
+    void reaffirmed(std::uint64_t tenure);
+    [[nodiscard]] std::uint64_t reaffirmed_in() const;
     /// The answer to a proposal, with the revision that it was committed at (0: nothing was). Dropped when not
     /// connected: the server will propose again.
     void answer(const core::result_message& message, std::uint64_t revision);
@@ -66,7 +73,9 @@ private:
     void on_message(core::control_message message);
     void on_hello(const core::hello_message& hello);
     void on_status(const core::status_message& message);
-    [[nodiscard]] stage stage_now() const;  // with mutex_ held
+    [[nodiscard]] stage stage_now() const;             // with mutex_ held
+    [[nodiscard]] bool waiting_for_space() const;      // as above
+    [[nodiscard]] std::size_t scrubs_running() const;  // as above: extents whose scrub is on
     [[nodiscard]] std::string waiting_for() const;
     status wait_for_stage(std::chrono::milliseconds time, const std::function<bool(stage)>& reached);
 
@@ -78,8 +87,10 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<core::engine_status> status_;
-    std::vector<core::extent_members> members_;
-    std::string members_sent_;  // encoded, to tell whether they differ
+    core::members_message members_;  // no extents: nothing is known yet
+    std::string members_sent_;       // encoded, to tell whether they differ
+    std::uint64_t reaffirmed_in_ = 0;
+    std::chrono::nanoseconds lease_until_{0};
     bool detach_asked_ = false;
     bool detached_ = false;
     bool left_equal_ = false;  // said with `detached`

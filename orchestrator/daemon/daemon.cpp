@@ -83,18 +83,23 @@ public:
           cache_(cluster_, options.state_dir / "records.json"),
           records_(cluster_, cache_),
           events_(cluster_, options.node),
-          lease_(lease_connection_, options.node.str(), std::move(holder), options.lease_ttl,
-                 [this](const std::string& trouble) { on_lease_trouble(trouble); }),
           table_(options.state_dir),
+          lease_(
+              lease_connection_, options.node.str(), std::move(holder), options.lease_ttl,
+              [this](const std::string& trouble) { on_lease_trouble(trouble); }, [this] { tell_lease(); }),
           wake_([this] { wake_gate_.wake(); }),
           proposals_(records_, events_, options.node, wake_),
           volumes_({options_, cluster_, cache_, records_, events_, lease_, table_, proposals_, exits_, wake_}),
+          maintenance_({options_, cluster_, cache_, records_, events_, lease_, table_, proposals_, exits_, wake_}),
+          healer_({options_, records_, events_, lease_, maintenance_}),
           drives_({options_, cluster_, cache_, records_, events_, exits_, wake_}),
           catalog_({options_, cluster_, cache_, records_, events_, volumes_, wake_}),
-          agent_({options_, cache_, records_, events_, volumes_, catalog_, drives_}),
+          repairs_({options_, cluster_, cache_, records_, events_, maintenance_, healer_, wake_}),
+          agent_({options_, cache_, records_, events_, volumes_, catalog_, drives_, repairs_}),
           docker_(agent_),
           admin_(agent_),
-          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, wake_gate_}) {}
+          watch_({options_, records_, events_, table_}),
+          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, healer_, watch_, wake_gate_}) {}
 
     status start();
     void stop();
@@ -103,6 +108,7 @@ private:
     status open_store_and_lease();
     status open_sockets();
     void on_lease_trouble(const std::string& trouble);
+    void tell_lease();
 
     const daemon_options& options_;
     store_door cluster_;
@@ -110,18 +116,22 @@ private:
     cluster_cache cache_;
     volume_records records_;
     event_log events_;
-    lease_keeper lease_;
     attachment_table table_;
+    lease_keeper lease_;  // its thread uses the table
     wake_gate wake_gate_;
     const std::function<void()> wake_;
     proposal_desk proposals_;
     exit_watcher exits_;
     volume_keeper volumes_;
+    volume_maintenance maintenance_;
+    healer healer_;
     drive_keeper drives_;
     volume_catalog catalog_;
+    repair_desk repairs_;
     node_agent agent_;
     docker_volume docker_;
     admin admin_;
+    volume_watch watch_;
     reconciler reconciler_;
     std::unique_ptr<unix_http_server> docker_socket_;
     std::unique_ptr<unix_http_server> admin_socket_;
@@ -135,6 +145,13 @@ void daemon::on_lease_trouble(const std::string& trouble) {
     else
         events_.emit(severity::error, subject,
                      "cannot renew its lease; when it runs out, others may take its volumes over: " + trouble);
+}
+
+/// A volume server may answer reads from one replica alone for as long as the lease holds (engine.hpp, E7).
+void daemon::tell_lease() {
+    const auto held = lease_.current();
+    for (const auto& of : table_.all())
+        if (const auto link = of->current_link()) link->set_lease(held.tenure, held.until);
 }
 
 status daemon::open_store_and_lease() {

@@ -11,9 +11,11 @@
 #include <limits>
 #include <memory>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/io/drive_dir.hpp"
 #include "nbd-backend/io/replica_dir.hpp"
 #include "orchestrator/core/names.hpp"
+#include "orchestrator/core/space.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
@@ -25,6 +27,8 @@ namespace {
 constexpr std::chrono::milliseconds pause_min{250};    // before a server that died is started again, doubling …
 constexpr std::chrono::milliseconds pause_max{15000};  // … up to this
 constexpr std::chrono::seconds settled_after{30};      // a server that lived so long starts again with pause_min
+constexpr std::chrono::seconds down_from_pause{1};     // the third failure in a row: the record says that it is down
+constexpr std::chrono::seconds up_after{3};            // a server of a drive that is down is believed after this
 constexpr std::chrono::seconds stop_grace{5};
 constexpr std::chrono::seconds measure_every{30};    // small changes of free space are told so often
 constexpr std::uint64_t telling_change_percent = 1;  // larger ones at once
@@ -192,13 +196,21 @@ status drive_keeper::do_create(const create_replica& what) {
     const auto drive = view->drives.find(what.drive);
     if (drive == view->drives.end())
         return error{errc::unavailable, fmt::format("the record of drive {} is not there", what.drive.str())};
-    const auto made = io::create_replica(drive->second.record.path,
-                                         {what.replica.id, what.id, what.size_bytes, what.replica.born_equal});
+    const auto made = io::create_replica(
+        drive->second.record.path,
+        {what.replica.id, what.id, what.size_bytes, what.replica.born_equal, what.thick, what.checksums});
     if (made.has_error())
         return made.error().within(fmt::format("create replica {} of volume {} on drive {}", what.replica.id.str(),
                                                what.volume, what.drive.str()));
+    WEFT_CRASH_POINT("create.replica-made");
+    // Before the record says that it is made, and placement no longer reserves its space, what is free says so.
+    if (what.thick) {
+        TRY_ASSIGN(const auto space, io::measure_drive(drive->second.record.path));
+        TRY(tell_space(what.drive, space));
+    }
     const auto told = env_.records.change(
         what.volume, what.id, [&](volume_record record) { return mark_created(std::move(record), what.replica.id); });
+    WEFT_CRASH_POINT("create.replica-recorded");
     // Removed meanwhile: its trash, which is planned next, takes the files away again.
     if (told.has_error() && told.error().code != errc::not_found) return told.error();
     return ok();
@@ -211,14 +223,39 @@ status drive_keeper::do_delete(const delete_replica& what) {
         if (drive == view->drives.end()) return ok();  // the next plan knows
         TRY(io::remove_replica(drive->second.record.path, what.trash.id));
     }
+    WEFT_CRASH_POINT("remove.replica-gone");
     store_commit change;
     change.erases = {trash_key(what.trash.id)};
     TRY_ASSIGN(const auto revision, env_.cluster.commit(change));
+    WEFT_CRASH_POINT("remove.trash-forgotten");
     env_.cache.erase(trash_key(what.trash.id), revision);
     return ok();
 }
 
+bool drive_keeper::is_down(const drive_id& id, bool told) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = servers_.find(id);
+    if (found == servers_.end()) return told;
+    const server_state& state = found->second;
+    if (!state.process) return told || state.pause >= down_from_pause;
+    return told && monotonic_now() - state.started_at < up_after;
+}
+
+status drive_keeper::tell_whether_down(const drive_record& drive) {
+    const bool down = is_down(drive.id, drive.down);
+    if (down == drive.down) return ok();
+    TRY(change_record(drive.id, [&](drive_record& record) { record.down = down; }));
+    env_.events.emit(
+        down ? severity::error : severity::info, subject(drive.id),
+        down ? fmt::format("{} is down: its replica server does not stay up; what is on it is replaced after "
+                           "the grace period",
+                           drive.path)
+             : fmt::format("{} is up again", drive.path));
+    return ok();
+}
+
 status drive_keeper::do_measure(const drive_record& drive) {
+    TRY(tell_whether_down(drive));
     const auto now = monotonic_now();
     std::chrono::nanoseconds last{0};
     {
@@ -226,21 +263,38 @@ status drive_keeper::do_measure(const drive_record& drive) {
         last = servers_[drive.id].measured_at;
     }
     TRY_ASSIGN(const auto space, io::measure_drive(drive.path));
+    drive_record fresh = drive;
+    fresh.size_bytes = space.size_bytes;
+    fresh.free_bytes = space.free_bytes;
     const bool moved = drive.host != env_.options.host;
     const bool far =
         space.size_bytes != drive.size_bytes || is_far(space.free_bytes, drive.free_bytes, space.size_bytes);
+    const bool passed = next_fill_mark(fresh, drive.filled_past) != drive.filled_past;
     const bool due = now - last > measure_every && space.free_bytes != drive.free_bytes;
-    if (!moved && !far && !due) return ok();
-    TRY(change_record(drive.id, [&](drive_record& record) {
-        record.host = env_.options.host;
-        record.size_bytes = space.size_bytes;
-        record.free_bytes = space.free_bytes;
-    }));
+    if (!moved && !far && !passed && !due) return ok();
+    TRY(tell_space(drive.id, space));
     {
         const std::lock_guard lock(mutex_);
         servers_[drive.id].measured_at = now;
     }
     if (moved) TRY(do_stop(drive.id));  // it listens on the old address; the next pass starts it anew
+    return ok();
+}
+
+status drive_keeper::tell_space(const drive_id& id, const io::drive_space& space) {
+    std::uint32_t before = 0;
+    TRY_ASSIGN(const auto now, change_record(id, [&](drive_record& record) {
+                   before = record.filled_past;
+                   record.host = env_.options.host;
+                   record.size_bytes = space.size_bytes;
+                   record.free_bytes = space.free_bytes;
+                   record.filled_past = next_fill_mark(record, before);
+               }));
+    if (now.filled_past > before) env_.events.emit(severity::warning, subject(id), describe_fill(now));
+    if (now.filled_past < before)
+        env_.events.emit(severity::info, subject(id),
+                         fmt::format("{} is {} % full again: {} of {} are free", now.path, used_percent(now),
+                                     render_size(now.free_bytes), render_size(now.size_bytes)));
     return ok();
 }
 
@@ -302,6 +356,26 @@ result<drive_record> drive_keeper::record_drive(drive_record drive) {
     return error{errc::conflict, "the drive's record changes faster than it can be followed"};
 }
 
+/// A drive that was forgotten with its node may hold the only copy of something: nobody but an operator may throw that
+/// away, and replicas that no record knows would take space for ever.
+status drive_keeper::refuse_strangers(const cluster_view& view, const std::string& directory) const {
+    TRY_ASSIGN(const auto present, io::list_replicas(directory));
+    std::size_t strangers = 0;
+    for (const auto& id : present) {
+        bool known = view.trash.contains(id);
+        for (const auto& [name, volume] : view.volumes)
+            for (const auto& extent : volume.record.extents)
+                for (const auto& one : extent.replicas) known = known || one.id == id;
+        if (!known) ++strangers;
+    }
+    if (strangers == 0) return ok();
+    return error{
+        errc::busy,
+        fmt::format("{} holds {} replica{} that no volume has (it was forgotten with its node, or taken out of the "
+                    "pool); if nobody needs them, delete what is in {}/replicas and try again",
+                    directory, strangers, strangers == 1 ? "" : "s", directory)};
+}
+
 result<drive_record> drive_keeper::add(const std::string& path) {
     TRY_ASSIGN(const std::string directory, parse_drive_path(path));
     TRY(env_.cache.refresh());
@@ -313,6 +387,7 @@ result<drive_record> drive_keeper::add(const std::string& path) {
             return error{errc::already_exists, fmt::format("{} is drive {} already", directory, id.str())};
     TRY_ASSIGN(const auto identity,
                io::init_drive(directory, {drive_id(make_uuid()), view->cluster->record.id, env_.options.node}));
+    TRY(refuse_strangers(*view, directory));
     TRY_ASSIGN(const auto space, io::measure_drive(directory));
     drive_record drive;
     drive.id = identity.drive;
@@ -321,8 +396,10 @@ result<drive_record> drive_keeper::add(const std::string& path) {
     drive.host = env_.options.host;
     drive.size_bytes = space.size_bytes;
     drive.free_bytes = space.free_bytes;
+    drive.filled_past = next_fill_mark(drive, 0);
     TRY_ASSIGN(drive, record_drive(drive));
     env_.events.emit(severity::info, subject(drive.id), fmt::format("{} was added to the pool", directory));
+    if (drive.filled_past > 0) env_.events.emit(severity::warning, subject(drive.id), describe_fill(drive));
     if (const auto started = do_start(drive); started.has_error())
         env_.events.emit(severity::error, subject(drive.id), started.error().text);
     env_.wake_reconciler();

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "nbd-backend/io/drive_dir.hpp"
 #include "orchestrator/core/daemon_options.hpp"
 #include "orchestrator/core/reconcile.hpp"
 #include "orchestrator/daemon/event_log.hpp"
@@ -56,7 +57,7 @@ public:
     status do_stop(const drive_id& id);
     status do_create(const create_replica& what);
     status do_delete(const delete_replica& what);
-    /// Brings the record of a drive up to date: its host is ours, its sizes are measured.
+    /// Brings the record of a drive up to date: its host is ours, its sizes are measured, whether its server stays up.
     status do_measure(const drive_record& drive);
 
 private:
@@ -69,13 +70,18 @@ private:
         std::chrono::nanoseconds measured_at{0};
     };
 
+    /// Commits what was measured, and tells when the drive passed a mark of space.hpp.
+    status tell_space(const drive_id& id, const io::drive_space& space);
     void watch(const drive_id& id, const process_identity& process);
     void on_exit(const drive_id& id, const process_identity& process);
     void pause_after_failure(server_state& state);
+    [[nodiscard]] bool is_down(const drive_id& id, bool told) const;
+    status tell_whether_down(const drive_record& drive);
     result<drive_id> resolve(const cluster_view& view, const std::string& id_or_path) const;
     result<std::uint16_t> free_port(const cluster_view& view) const;
     result<drive_record> record_drive(drive_record drive);
     result<drive_record> change_record(const drive_id& id, const std::function<void(drive_record&)>& edit);
+    [[nodiscard]] status refuse_strangers(const cluster_view& view, const std::string& directory) const;
     [[nodiscard]] error holds_replicas(const cluster_view& view, const drive_record& drive) const;
 
     const environment env_;

@@ -6,12 +6,13 @@
 namespace weft {
 
 lease_keeper::lease_keeper(store& own_connection, std::string node, std::string holder, std::chrono::milliseconds ttl,
-                           std::function<void(const std::string&)> on_trouble)
+                           std::function<void(const std::string&)> on_trouble, std::function<void()> on_renewed)
     : store_(own_connection),
       node_(std::move(node)),
       holder_(std::move(holder)),
       ttl_(ttl),
-      on_trouble_(std::move(on_trouble)) {}
+      on_trouble_(std::move(on_trouble)),
+      on_renewed_(std::move(on_renewed)) {}
 
 lease_keeper::~lease_keeper() {
     stop_.stop();
@@ -20,9 +21,14 @@ lease_keeper::~lease_keeper() {
 
 status lease_keeper::renew() {
     // From before the call: the store counts from a later moment, so what we believe ends first.
-    const auto asked_at = monotonic_now();
+    const auto asked_at = awake_or_asleep_now();
     TRY(store_.renew_lease(node_, holder_, ttl_));
-    valid_until_ = asked_at + ttl_;
+    {
+        const std::lock_guard lock(mutex_);
+        if (awake_or_asleep_now() >= holding_.until) ++holding_.tenure;
+        holding_.until = asked_at + ttl_;
+    }
+    on_renewed_();
     return ok();
 }
 
@@ -31,7 +37,12 @@ void lease_keeper::start() {
 }
 
 bool lease_keeper::held() const {
-    return monotonic_now() < valid_until_.load();
+    return awake_or_asleep_now() < current().until;
+}
+
+lease_keeper::holding lease_keeper::current() const {
+    const std::lock_guard lock(mutex_);
+    return holding_;
 }
 
 void lease_keeper::run() {

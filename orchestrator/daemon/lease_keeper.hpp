@@ -10,9 +10,9 @@
 // the ttl can be taken over from.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -24,9 +24,9 @@ namespace weft {
 class lease_keeper {
 public:
     /// `on_trouble(text)` is called once when renewing begins to fail and `on_trouble("")` once when it works again, on
-    /// the keeper's thread.
+    /// the keeper's thread. `on_renewed` is called after every renewal, on the thread that renewed.
     lease_keeper(store& own_connection, std::string node, std::string holder, std::chrono::milliseconds ttl,
-                 std::function<void(const std::string&)> on_trouble);
+                 std::function<void(const std::string&)> on_trouble, std::function<void()> on_renewed);
     ~lease_keeper();
     lease_keeper(const lease_keeper&) = delete;
     lease_keeper& operator=(const lease_keeper&) = delete;
@@ -39,6 +39,14 @@ public:
     /// We took or renewed the lease less than its ttl ago: what R1 needs of whoever becomes a writer.
     [[nodiscard]] bool held() const;
 
+    /// A tenure is a time without a gap: every renewal's answer came while the one before still held, so nobody can
+    /// have seen this node without a lease since the tenure began.
+    struct holding {
+        std::uint64_t tenure = 0;           // counts up; 0: never held
+        std::chrono::nanoseconds until{0};  // CLOCK_BOOTTIME
+    };
+    [[nodiscard]] holding current() const;
+
 private:
     void run();
 
@@ -47,7 +55,9 @@ private:
     const std::string holder_;
     const std::chrono::milliseconds ttl_;
     const std::function<void(const std::string&)> on_trouble_;
-    std::atomic<std::chrono::nanoseconds> valid_until_{std::chrono::nanoseconds{0}};  // monotonic
+    const std::function<void()> on_renewed_;
+    mutable std::mutex mutex_;
+    holding holding_;  // under mutex_
     stop_gate stop_;
     std::thread thread_;
 };

@@ -8,6 +8,7 @@
 
 #include "orchestrator/core/health.hpp"
 #include "orchestrator/core/names.hpp"
+#include "orchestrator/core/space.hpp"
 #include "orchestrator/daemon/clock.hpp"
 
 namespace weft {
@@ -30,7 +31,8 @@ volume_view node_agent::view_of(const volume_record& record, const cluster_view&
     if (!shown.live_extents.empty()) shown.live = shown.live_extents.front();
     const bool holding = std::any_of(shown.live_extents.begin(), shown.live_extents.end(),
                                      [](const core::engine_status& extent) { return extent.holding; });
-    if (holding) shown.health = "holding";
+    shown.problem = describe_space_wait(record, shown.live_extents, view);
+    if (holding || !shown.problem.empty()) shown.health = "holding";
     return shown;
 }
 
@@ -88,6 +90,29 @@ status node_agent::detach_volume(const std::string& name) {
     return env_.volumes.detach(name);
 }
 
+result<repair_view> node_agent::repair_volume(const std::string& name) {
+    return env_.repairs.repair(name);
+}
+
+result<repair_view> node_agent::recover_volume(const std::string& name, const std::string& from,
+                                               bool accept_data_loss) {
+    return env_.repairs.recover(name, from, accept_data_loss);
+}
+
+result<repair_view> node_agent::forget_node(const std::string& name, bool force) {
+    return env_.repairs.forget(name, force);
+}
+
+result<volume_view> node_agent::set_volume(const std::string& name, const volume_options& options) {
+    TRY_ASSIGN(const auto record, env_.catalog.set_policy(name, options));
+    return view_of(record, *env_.cache.view(), false);
+}
+
+result<volume_view> node_agent::scrub_volume(const std::string& name) {
+    TRY_ASSIGN(const auto record, env_.catalog.scrub(name));
+    return view_of(record, *env_.cache.view(), false);
+}
+
 result<drive_view> node_agent::add_drive(const std::string& path) {
     TRY_ASSIGN(const auto drive, env_.drives.add(path));
     return view_of(drive, *env_.cache.view());
@@ -115,7 +140,8 @@ result<std::vector<node_view>> node_agent::list_nodes() {
         shown.lease_remaining = lease_left(*view, name, monotonic_now());
         shown.alive = shown.lease_remaining.count() > 0;
         for (const auto& [id, drive] : view->drives) shown.drives += drive.record.node == name ? 1 : 0;
-        for (const auto& [id, volume] : view->volumes) shown.volumes_attached += volume.record.writer == name ? 1 : 0;
+        for (const auto& [id, volume] : view->volumes)
+            shown.volumes_attached += volume.record.writer == name && !volume.record.maintenance ? 1 : 0;
         all.push_back(std::move(shown));
     }
     return all;
@@ -136,11 +162,14 @@ result<status_view> node_agent::cluster_status() {
         const auto health = health_of(volume.record, alive);
         ++shown.volumes;
         if (health == volume_health::degraded || health == volume_health::unavailable) ++shown.volumes_degraded;
-        if (!volume.record.writer.empty()) ++shown.volumes_attached;
+        if (!volume.record.writer.empty() && !volume.record.maintenance) ++shown.volumes_attached;
+        const auto waits = describe_space_wait(volume.record, env_.volumes.live_status_of(volume.record.id), *view);
+        if (!waits.empty()) shown.problems.push_back(fmt::format("volume {}: {}", name, waits));
     }
     for (const auto& [id, drive] : view->drives) {
         shown.pool_size_bytes += drive.record.size_bytes;
         shown.pool_free_bytes += drive.record.free_bytes;
+        if (drive.record.filled_past > 0) shown.problems.push_back("drive " + describe_fill(drive.record));
     }
     return shown;
 }

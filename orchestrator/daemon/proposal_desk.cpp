@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/log.hpp"
 
@@ -66,11 +67,19 @@ bool proposal_desk::decide(const entry& what) {
     core::result_message answer{what.proposal.id, core::proposal_outcome::committed, {}};
     replica_state before = what.proposal.to;
     bool found_volume = false;
+    const auto to = what.proposal.to;
+    WEFT_CRASH_POINT_IF(to == replica_state::outdated, "demote.asked");
+    WEFT_CRASH_POINT_IF(to == replica_state::inconsistent, "resync.asked");
+    WEFT_CRASH_POINT_IF(to == replica_state::up_to_date, "promote.asked");
     const auto changed = records_.change(what.volume, what.id, [&](volume_record record) {
         found_volume = true;
         if (const auto* replica = find_replica(record, what.proposal.replica)) before = replica->state;
-        return set_replica_state(std::move(record), me_, what.epoch, what.proposal.replica, what.proposal.to);
+        return set_replica_state(std::move(record), me_, what.epoch, what.proposal.replica, what.proposal.to,
+                                 what.proposal.recovering);
     });
+    WEFT_CRASH_POINT_IF(to == replica_state::outdated, "demote.recorded");
+    WEFT_CRASH_POINT_IF(to == replica_state::inconsistent, "resync.recorded");
+    WEFT_CRASH_POINT_IF(to == replica_state::up_to_date, "promote.recorded");
     std::uint64_t revision = 0;
     if (changed.has_value()) {
         revision = changed->revision;
@@ -93,6 +102,7 @@ bool proposal_desk::decide(const entry& what) {
     }
     last_trouble_.clear();
     from->answer(answer, revision);
+    WEFT_CRASH_POINT("propose.answered");
     if (revision != 0) on_commit_();
     return true;
 }

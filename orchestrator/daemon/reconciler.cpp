@@ -157,8 +157,13 @@ void reconciler::plan_once() {
     observed.serving = env_.drives.settled();
     observed.attachments = env_.volumes.observe();
     for (const auto& what : plan_actions(*view, observed)) perform(what);
+    const auto hand_over = [this](std::string key, std::string subject, std::function<status()> task) {
+        submit(std::move(key), std::move(subject), std::move(task));
+    };
+    env_.healing.look(*view, observed.records_current, hand_over);
     if (!observed.records_current) return;
     env_.volumes.tell_members(*view);
+    env_.watch.look(*view, hand_over);
     enrol(*view);
     measure_drives(*view);
 }

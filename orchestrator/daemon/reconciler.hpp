@@ -13,9 +13,11 @@
 #include <thread>
 
 #include "orchestrator/daemon/drive_keeper.hpp"
+#include "orchestrator/daemon/healer.hpp"
 #include "orchestrator/daemon/task_pool.hpp"
 #include "orchestrator/daemon/trouble_board.hpp"
 #include "orchestrator/daemon/volume_keeper.hpp"
+#include "orchestrator/daemon/volume_watch.hpp"
 
 namespace weft {
 
@@ -28,6 +30,8 @@ public:
         event_log& events;
         volume_keeper& volumes;
         drive_keeper& drives;
+        healer& healing;
+        volume_watch& watch;
         wake_gate& news;  // somebody says there: something changed that a plan may depend on
     };
     explicit reconciler(environment around);

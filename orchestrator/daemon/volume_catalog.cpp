@@ -5,9 +5,12 @@
 
 #include <set>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/create_options.hpp"
 #include "orchestrator/core/names.hpp"
 #include "orchestrator/core/placement.hpp"
+#include "orchestrator/core/policy_change.hpp"
+#include "orchestrator/core/scrub.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
@@ -27,9 +30,23 @@ std::set<std::string> nodes_without_files(const volume_record& record) {
     return nodes;
 }
 
+/// Two creations that take the same free space must not both be committed: each writes the records of its drives anew,
+/// as they were when it decided, so that the other one is refused and decides again.
+void claim_drives(const volume_record& record, const cluster_view& view, store_commit& change) {
+    std::set<drive_id> claimed;
+    for (const auto& extent : record.extents)
+        for (const auto& replica : extent.replicas) {
+            const auto drive = view.drives.find(replica.drive);
+            if (drive == view.drives.end() || !claimed.insert(replica.drive).second) continue;
+            change.expect.push_back({drive_key(replica.drive), drive->second.revision});
+            change.puts.push_back({drive_key(replica.drive), encode(drive->second.record)});
+        }
+}
+
 }  // namespace
 
-result<volume_record> volume_catalog::draft(const std::string& name, const volume_options& options) {
+result<volume_record> volume_catalog::draft(const std::string& name, const volume_options& options,
+                                            store_commit& change) {
     TRY_ASSIGN(const auto wanted, parse_create_options(options));
     TRY(env_.cache.refresh());  // the newest leases and free space
     const auto view = env_.cache.view();
@@ -42,6 +59,7 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     request.extent_sizes = split_extents(wanted.size_bytes, env_.options.extent_size_bytes);
     request.replicas = wanted.replicas;
     request.local = env_.options.node;
+    request.thick = wanted.thick;
     TRY_ASSIGN(const auto places,
                place_volume(make_pool(drives, volumes), living_nodes(*view, monotonic_now()), request));
 
@@ -53,6 +71,11 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     record.fs_uuid = make_uuid();
     record.replicas_wanted = wanted.replicas;
     record.min_replicas = wanted.min_replicas;
+    record.thick = wanted.thick;
+    record.checksums = wanted.checksums;
+    record.on_full = wanted.on_full;
+    record.resync_rate = wanted.resync_rate;
+    record.scrub_every_s = wanted.scrub_every_s;
     record.created_at = render_time(unix_now_ms() / 1000 * 1000);
     for (std::size_t i = 0; i < places.size(); ++i) {
         extent_record extent;
@@ -63,6 +86,9 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
         record.extents.push_back(std::move(extent));
     }
     TRY(check(record));
+    change.expect = {{volume_key(name), 0}};
+    change.puts = {{volume_key(name), encode(record)}};
+    if (record.thick) claim_drives(record, *view, change);
     return record;
 }
 
@@ -71,16 +97,15 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
     for (int race = 0; race < races_max; ++race) {
         TRY_ASSIGN(const auto held, env_.records.read(name));
         if (held) return wait_ready(*held);
-        TRY_ASSIGN(const auto record, draft(name, options));
         store_commit change;
-        change.expect = {{volume_key(name), 0}};
-        change.puts = {{volume_key(name), encode(record)}};
+        TRY_ASSIGN(const auto record, draft(name, options, change));
         const auto committed = env_.cluster.commit(change);
         if (committed.has_value()) {
-            env_.cache.put(volume_key(name), encode(record), *committed);
-            env_.events.emit(
-                severity::info, "volume " + name,
-                fmt::format("created: {}, {} replicas", render_size(record.size_bytes), record.replicas_wanted));
+            WEFT_CRASH_POINT("create.recorded");
+            for (const auto& put : change.puts) env_.cache.put(put.key, put.value, *committed);
+            env_.events.emit(severity::info, "volume " + name,
+                             fmt::format("created: {}, {} {}replicas", render_size(record.size_bytes),
+                                         record.replicas_wanted, record.thick ? "thick " : ""));
             env_.wake_reconciler();
             return wait_ready({record, *committed});
         }
@@ -112,7 +137,8 @@ status volume_catalog::wait_ready(const versioned<volume_record>& known) {
     TRY_ASSIGN(const auto held, env_.records.read(record.name));
     if (!held || held->record.id != record.id)
         return error{errc::conflict, fmt::format("volume '{}' was removed while it was being created", record.name)};
-    if (held->record.ready()) return ok();
+    // Only a creation that did not succeed is undone: what was ever attached may hold data.
+    if (held->record.ready() || held->record.epoch > 0) return ok();
     std::string late;
     for (const auto& node : nodes_without_files(held->record))
         late += fmt::format("{}{}", late.empty() ? "" : ", ", node);
@@ -132,6 +158,7 @@ status volume_catalog::to_trash(const volume_record& record, std::uint64_t revis
             change.puts.push_back(
                 {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, record.name})});
     TRY_ASSIGN(const auto committed, env_.cluster.commit(change));
+    WEFT_CRASH_POINT("remove.recorded");
     env_.cache.erase(volume_key(record.name), committed);
     for (const auto& put : change.puts) env_.cache.put(put.key, put.value, committed);
     env_.wake_reconciler();
@@ -151,6 +178,7 @@ status volume_catalog::remove(const std::string& name) {
         removing = held->record.id;
         const auto& record = held->record;
         TRY(env_.keeper.make_idle(record));
+        WEFT_CRASH_POINT("remove.idle");
         TRY_ASSIGN(const auto now, env_.records.read(name));
         if (!now || now->record.id != removing) continue;
         auto liveness = writer_liveness::expired;
@@ -167,6 +195,38 @@ status volume_catalog::remove(const std::string& name) {
         if (done.error().code != errc::conflict && done.error().code != errc::outcome_unknown) return done;
     }
     return error{errc::conflict, fmt::format("the record of volume '{}' changes faster than it can be followed", name)};
+}
+
+result<volume_record> volume_catalog::change_existing(const std::string& name, const volume_records::decision& decide) {
+    TRY(check_volume_name(name));
+    TRY_ASSIGN(const auto held, env_.records.read(name));
+    if (!held) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
+    TRY_ASSIGN(auto changed, env_.records.change(name, held->record.id, decide));
+    env_.wake_reconciler();
+    return std::move(changed.record);
+}
+
+result<volume_record> volume_catalog::set_policy(const std::string& name, const volume_options& options) {
+    TRY_ASSIGN(const auto change, parse_policy_change(options));
+    volume_record before;
+    TRY_ASSIGN(auto after, change_existing(name, [&](volume_record record) {
+                   before = record;
+                   return change_policy(std::move(record), change);
+               }));
+    if (const std::string told = describe_policy_change(before, after); !told.empty())
+        env_.events.emit(severity::info, "volume " + name, told);
+    return after;
+}
+
+result<volume_record> volume_catalog::scrub(const std::string& name) {
+    bool fresh = false;
+    TRY_ASSIGN(auto record, change_existing(name, [&](volume_record now) -> result<volume_record> {
+                   fresh = now.scrub_wanted == now.scrub_finished;
+                   return want_scrub(std::move(now));
+               }));
+    if (fresh)
+        env_.events.emit(severity::info, "volume " + name, fmt::format("scrub {} is asked for", record.scrub_wanted));
+    return record;
 }
 
 }  // namespace weft

@@ -32,9 +32,16 @@ public:
 
     status create(const std::string& name, const volume_options& options);
     status remove(const std::string& name);
+    /// `weft volume set`; returns the new record. Errors: not_found, those of parse_policy_change and change_policy,
+    /// the store's.
+    result<volume_record> set_policy(const std::string& name, const volume_options& options);
+    /// `weft volume scrub`; the record then asks for one. Errors: not_found, the store's.
+    result<volume_record> scrub(const std::string& name);
 
 private:
-    result<volume_record> draft(const std::string& name, const volume_options& options);
+    /// A new volume's record, and in `change` the commit that makes it.
+    result<volume_record> draft(const std::string& name, const volume_options& options, store_commit& change);
+    result<volume_record> change_existing(const std::string& name, const volume_records::decision& decide);
     status wait_ready(const versioned<volume_record>& known);
     status to_trash(const volume_record& record, std::uint64_t revision);
 

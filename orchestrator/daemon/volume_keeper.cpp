@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <set>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/members.hpp"
 #include "orchestrator/core/names.hpp"
+#include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
 
@@ -116,6 +118,7 @@ result<std::string> volume_keeper::mount_locked(attachment& of, const volume_rec
         auto uses = uses_of(of);
         uses.refs.add(mount_id);
         const auto stored = env_.table.store_references(of, uses.refs, uses.administrative);
+        WEFT_CRASH_POINT("mount.referenced");
         if (stored.has_value()) return where;
         where = stored.error().within("record the reference");
     }
@@ -163,6 +166,7 @@ status volume_keeper::unmount(const std::string& name, const std::string& mount_
         auto uses = uses_of(*of);
         if (!uses.refs.remove(mount_id)) continue;
         TRY(env_.table.store_references(*of, uses.refs, uses.administrative));
+        WEFT_CRASH_POINT("unmount.dereferenced");
         if (!uses.refs.empty() || uses.administrative) return ok();
         // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down
         // later.
@@ -188,6 +192,7 @@ result<attachment_view> volume_keeper::attach(const std::string& name, bool forc
     auto attached = steps_.ensure_attached(*of, record, force);
     if (attached.has_error()) return std::move(attached).error().within(fmt::format("attach volume '{}'", name));
     TRY(env_.table.store_references(*of, uses_of(*of).refs, true));
+    WEFT_CRASH_POINT("attach.referenced");
     return attachment_view{volume_uri(paths_of(env_.options.runtime_dir, of->id)), attached->record.epoch};
 }
 
@@ -199,6 +204,7 @@ status volume_keeper::detach(const std::string& name) {
         const auto uses = uses_of(*of);
         if (!uses.administrative) continue;
         TRY(env_.table.store_references(*of, uses.refs, false));
+        WEFT_CRASH_POINT("detach.dereferenced");
         if (!uses.refs.unused()) return ok();
         auto down = go_down_when_free(*of);
         env_.wake_reconciler();
@@ -250,6 +256,10 @@ status volume_keeper::make_idle(const volume_record& record) {
     if (of->used())
         return error{errc::busy,
                      fmt::format("volume '{}' is in use on this node ({})", record.name, env_.options.node.str())};
+    if (record.maintenance && record.writer == env_.options.node) {
+        TRY(steps_.take_apart(*of));  // what it was about to repair goes away
+        return steps_.abandon(record.name, record.id, record.epoch);
+    }
     if (std::find(here.begin(), here.end(), record.id) != here.end()) return go_down_when_free(*of);
     if (record.writer == env_.options.node) return steps_.abandon(record.name, record.id, record.epoch);
     return ok();
@@ -320,7 +330,21 @@ void volume_keeper::tell_members(const cluster_view& view) {
         if (volume == nullptr || volume->record.epoch != link->epoch()) continue;
         auto members = members_of(volume->record, view, env_.options.node);
         if (members.has_value()) link->set_members(std::move(*members), volume->revision);
+        reaffirm_record(*link, volume->record);
     }
+}
+
+/// E7: once per attachment and tenure of the lease. Until it is done its reads ask every replica, which is slower only.
+void volume_keeper::reaffirm_record(control_link& link, const volume_record& record) {
+    const auto held = env_.lease.current();
+    if (held.tenure == link.reaffirmed_in() || !env_.lease.held() || link.exited()) return;
+    const auto done = env_.records.change(record.name, record.id, [&](volume_record now) {
+        return reaffirm(std::move(now), env_.options.node, link.epoch());
+    });
+    if (done.has_error()) return;  // the next pass tries again, or finds us deposed
+    link.reaffirmed(held.tenure);
+    const auto now = env_.lease.current();
+    link.set_lease(now.tenure, now.until);
 }
 
 status volume_keeper::do_detach_unused(const volume_id& id) {
@@ -353,6 +377,7 @@ status volume_keeper::do_abandon(const abandon_writer& what) {
     const auto here = present();
     if (std::find(here.begin(), here.end(), what.id) != here.end()) return ok();
     TRY(steps_.abandon(what.volume, what.id, what.epoch));
+    WEFT_CRASH_POINT("abandon.recorded");
     env_.events.emit(severity::warning, "volume " + what.volume,
                      "was not attached here any more (a reboot or a kill); given up, the next attach recovers it");
     return ok();

@@ -55,6 +55,7 @@ private:
     status go_down_when_free(attachment& of);
     [[nodiscard]] bool count_as_used(attachment& of, bool held);
     [[nodiscard]] observed_attachment observe_one(attachment& of);
+    void reaffirm_record(control_link& link, const volume_record& record);
     std::vector<volume_id> present() const;
     struct use_set {
         mount_refs refs;

@@ -21,6 +21,11 @@ result<std::optional<versioned<volume_record>>> volume_records::read(const std::
 
 result<versioned<volume_record>> volume_records::change(const std::string& name, const volume_id& id,
                                                         const decision& decide) {
+    return change(name, id, decide, [](store_commit&) {});
+}
+
+result<versioned<volume_record>> volume_records::change(const std::string& name, const volume_id& id,
+                                                        const decision& decide, const addition& also) {
     for (int race = 0; race < races_max; ++race) {
         TRY_ASSIGN(const auto held, read(name));
         if (!held || held->record.id != id)
@@ -30,9 +35,10 @@ result<versioned<volume_record>> volume_records::change(const std::string& name,
         store_commit change;
         change.expect = {{volume_key(name), held->revision}};
         change.puts = {{volume_key(name), encode(next)}};
+        also(change);
         const auto committed = store_.commit(change);
         if (committed.has_value()) {
-            cache_.put(volume_key(name), encode(next), *committed);
+            for (const auto& put : change.puts) cache_.put(put.key, put.value, *committed);
             return versioned<volume_record>{std::move(next), *committed};
         }
         if (committed.error().code != errc::conflict && committed.error().code != errc::outcome_unknown)

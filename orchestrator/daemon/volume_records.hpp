@@ -28,6 +28,10 @@ public:
     /// Commits what `decide` makes of the record; returns it. Errors: not_found when there is no such volume or it has
     /// another id (removed and made again); those of `decide`; the store's; conflict after very many lost races.
     result<versioned<volume_record>> change(const std::string& name, const volume_id& id, const decision& decide);
+    /// As above; `also` adds to the commit what must change together with the record (trash).
+    using addition = std::function<void(store_commit&)>;
+    result<versioned<volume_record>> change(const std::string& name, const volume_id& id, const decision& decide,
+                                            const addition& also);
 
 private:
     store& store_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/io/filesystem.hpp"
 #include "orchestrator/io/mountinfo.hpp"
 #include "orchestrator/io/server_start.hpp"
@@ -88,6 +89,7 @@ result<std::string> attach_portable(const volume_paths& paths, milliseconds time
         TRY(unmount_fuse(paths, timeout));                                 // its process was taken away
         TRY(make_directories(paths.fuse_directory));
         TRY(start_nbdfuse(paths, timeout));
+        WEFT_CRASH_POINT("mount.fuse-started");
     }
     TRY_ASSIGN(const auto loop, attach_loop(paths.fuse_file));
     return loop.device;
@@ -120,9 +122,12 @@ status teardown_portable(const volume_paths& paths, const teardown_options& opti
     // lazily, and then a loop device would no longer show which file it is over.
     if (options.server_is_gone && state.nbdfuse) TRY(kill_now(*state.nbdfuse));
     if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
+    WEFT_CRASH_POINT("detach.unmounted");
     for (const auto& loop : state.loops) TRY(detach_loop(loop, options.timeout));
+    WEFT_CRASH_POINT("detach.loop-gone");
     // Only now: as long as the loop existed, nbdfuse was its way to the data.
     TRY(unmount_fuse(paths, options.timeout));
+    WEFT_CRASH_POINT("detach.fuse-unmounted");
     TRY_ASSIGN(const auto nbdfuse, read_live_identity(paths.fuse_identity));
     if (nbdfuse) TRY(terminate(*nbdfuse, nbdfuse_grace));
     // A nbdfuse that was killed rather than asked leaves its mount behind.

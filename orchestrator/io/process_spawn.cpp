@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/io/child_setup.hpp"
 #include "orchestrator/io/process.hpp"
 
@@ -144,6 +145,7 @@ void child_await_adoption(pid_t intermediate) {
     const std::uint64_t ticks = own_start_ticks();
     if (ticks == 0) give_up(plan, at_start_time, errno);
     if (!child_write_identity(plan, ticks)) give_up(plan, at_identity, errno);
+    WEFT_CRASH_POINT("start.identity-written");
     ::execv(plan.program, plan.argv);
     const int failure = errno;
     ::unlink(plan.identity);

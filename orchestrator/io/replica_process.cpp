@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <sstream>
 
 #include "nbd-backend/base/invariant.hpp"
 #include "orchestrator/io/server_start.hpp"
@@ -45,6 +46,30 @@ result<std::vector<std::string>> arguments_of(pid_t pid) {
     return arguments;
 }
 
+struct filter_arguments {
+    std::vector<std::string> filters;  // before the plugin
+    std::vector<std::string> settings;
+};
+
+/// What <runtime>/replica-filters asks for (replica_process.hpp); nothing when there is no such file.
+result<filter_arguments> read_filters(const fs::path& runtime_dir) {
+    const auto path = runtime_dir / "replica-filters";
+    filter_arguments found;
+    TRY_ASSIGN(const auto text, read_file(path));
+    if (!text) return found;
+    std::istringstream lines(*text);
+    for (std::string line; std::getline(lines, line);) {
+        if (line.empty()) continue;
+        const bool filter = line.starts_with("--filter=");
+        const auto equals = line.find('=');
+        if (!filter && (line.starts_with("-") || equals == 0 || equals == std::string::npos))
+            return error{errc::invalid_argument,
+                         fmt::format("{}: '{}': write --filter=NAME or key=value, one per line", path.string(), line)};
+        (filter ? found.filters : found.settings).push_back(line);
+    }
+    return found;
+}
+
 /// Takes back apart what start_replica_server put together.
 replica_server server_of(const process_identity& process, const std::vector<std::string>& arguments) {
     constexpr std::string_view drive_key = "drive=";
@@ -68,22 +93,21 @@ replica_server server_of(const process_identity& process, const std::vector<std:
 result<process_identity> start_replica_server(const replica_server_config& config) {
     const auto paths = paths_of(config.runtime_dir, config.drive);
     TRY(make_directories(paths.directory));
+    TRY_ASSIGN(const auto filters, read_filters(config.runtime_dir));
     server_start start;
     start.name = fmt::format("replica server of drive {} ({})", config.drive.str(), config.drive_directory.string());
     start.pidfile = paths.pidfile;
     start.ready_timeout = config.ready_timeout;
-    start.spawn.argv = {"nbdkit",
-                        "-f",
-                        "-t",
-                        std::to_string(threads_per_connection),
-                        "-i",
-                        config.host,
-                        "-p",
-                        std::to_string(config.port),
-                        "-P",
-                        paths.pidfile.string(),
-                        config.plugin.string(),
-                        "drive=" + config.drive_directory.string()};
+    start.spawn.argv = {"nbdkit", "-f",
+                        "-t",     std::to_string(threads_per_connection),
+                        "-i",     config.host,
+                        "-p",     std::to_string(config.port),
+                        "-P",     paths.pidfile.string()};
+    auto& argv = start.spawn.argv;
+    argv.insert(argv.end(), filters.filters.begin(), filters.filters.end());
+    argv.push_back(config.plugin.string());
+    argv.push_back("drive=" + config.drive_directory.string());
+    argv.insert(argv.end(), filters.settings.begin(), filters.settings.end());
     start.spawn.identity_file = paths.identity;
     start.spawn.log_file = paths.log;
     start.spawn.data_path = true;  // on the writer's own node it is below the page cache, too

@@ -5,6 +5,10 @@
 // identity; its exit is seen through exit_watcher (process.hpp). The drive's own lock (flock by the plugin) keeps a
 // second server away even if this directory is lost. Blocking (start: until it listens or died); any thread, one caller
 // per drive at a time.
+//
+// Fault injection, for tests: where the file <runtime>/replica-filters exists, a server is started under nbdkit
+// filters. Every line is `--filter=NAME` or a filter's `key=value`. The directory is root's, as is what nbdkit would do
+// with it.
 #pragma once
 
 #include <chrono>
@@ -39,7 +43,8 @@ struct replica_server {
 };
 
 /// Returns when it accepts connections. Errors: busy when one is alive already, or when the port is in use (text says
-/// which); unavailable with the end of its log when it died at once; timed_out (it was ended again).
+/// which); unavailable with the end of its log when it died at once; timed_out (it was ended again); invalid_argument
+/// for a replica-filters file that is not as above.
 result<process_identity> start_replica_server(const replica_server_config& config);
 
 /// The live server of a drive, whatever weftd started it. Compare host, port and directory with what is wanted.

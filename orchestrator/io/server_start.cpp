@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "nbd-backend/base/crash_point.hpp"
+
 namespace weft {
 
 namespace {
@@ -63,6 +65,7 @@ result<process_identity> start_server(const server_start& what) {
     TRY(remove_file(what.pidfile));
     auto spawned = spawn_detached(what.spawn);
     if (spawned.has_error()) return spawned.error().within(fmt::format("start {}", what.name));
+    WEFT_CRASH_POINT("start.spawned");
     const auto pidfd = open_pidfd(*spawned);
     const auto how = pidfd.has_error() ? outcome::died
                                        : await_ready(inotify.get(), pidfd->get(), what, spawned->pid,

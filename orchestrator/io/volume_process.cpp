@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <memory>
 
+#include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "orchestrator/io/mountinfo.hpp"
 #include "orchestrator/io/server_start.hpp"
@@ -79,6 +80,7 @@ result<process_identity> start_volume_server(const volume_server_config& config)
         return error{errc::busy,
                      fmt::format("the volume server of '{}' runs already (pid {})", config.attach.volume, live->pid)};
     TRY(write_file_atomically(paths.config, core::encode_attach_config(config.attach)));
+    WEFT_CRASH_POINT("attach.config-written");
     TRY(remove_file(paths.nbd_socket));  // a killed server leaves them, and bind refuses what exists
     TRY(remove_file(paths.control_socket));
     server_start start;

@@ -60,6 +60,25 @@ TEST_CASE("admin: a volume is created, attached, detached, removed") {
                                                      "attach db", "detach db", "remove db"});
 }
 
+TEST_CASE("admin: a volume's policies are changed, a scrub is asked for") {
+    fake_service served;
+    served.volumes.emplace("db", sample_volume("db"));
+    const auto changed =
+        ask(served, "PATCH", "/v1/volumes/db", R"({"options":{"on-full":"fail","resync-rate":"50m"}})");
+    CHECK(changed.status == 200);
+    CHECK(changed.body.at("name") == "db");
+    CHECK(changed.body.at("on_full") == "hold");
+    CHECK(ask(served, "PATCH", "/v1/volumes/db", R"({"size":"20g"})").status == 400);
+    CHECK(ask(served, "PATCH", "/v1/volumes/db", "").status == 400);
+    CHECK(ask(served, "PATCH", "/v1/volumes/other", R"({"options":{}})").status == 404);
+    const auto wanted = ask(served, "POST", "/v1/volumes/db/scrub");
+    CHECK(wanted.status == 200);
+    CHECK(wanted.body.at("scrub_wanted") == 1);
+    CHECK(ask(served, "POST", "/v1/volumes/db/scrub", R"({"now":true})").status == 400);
+    CHECK(ask(served, "GET", "/v1/volumes/db/scrub").status == 405);
+    CHECK(served.calls() == std::vector<std::string>{"set db on-full=fail resync-rate=50m", "set other", "scrub db"});
+}
+
 TEST_CASE("admin: creating a volume that exists is an error and changes nothing") {
     fake_service served;
     served.volumes.emplace("db", sample_volume("db"));
@@ -159,11 +178,22 @@ TEST_CASE("admin: bad input has a message of its own and changes nothing") {
         {"POST", "/v1/volumes/db/detach", R"({"x":1})", 400, "unknown field 'x'; the known ones are: none"},
         {"POST", "/v1/volumes/a b/detach", "", 400, "'a b' is not a volume name"},
         {"GET", "/v1/volumes/nope", "", 404, "no such volume: 'nope'"},
+        {"POST", "/v1/volumes/a b/repair", "", 400, "'a b' is not a volume name"},
+        {"POST", "/v1/volumes/db/repair", R"({"now":true})", 400, "unknown field 'now'; the known ones are: none"},
+        {"GET", "/v1/volumes/db/repair", "", 405, "takes POST, not GET"},
+        {"POST", "/v1/volumes/db/recover", "", 400, "the request has no body"},
+        {"POST", "/v1/volumes/db/recover", "{}", 400, "field 'from' is missing"},
+        {"POST", "/v1/volumes/db/recover", R"({"from":7})", 400, "field 'from' must be a string"},
+        {"POST", "/v1/volumes/db/recover", R"({"from":"1111","accept_data_loss":1})", 400,
+         "field 'accept_data_loss' must be true or false"},
+        {"POST", "/v1/nodes/../forget", "", 400, "'..' is not a node name"},
+        {"POST", "/v1/nodes/n2/forget", R"({"force":"yes"})", 400, "field 'force' must be true or false"},
+        {"DELETE", "/v1/nodes/n2/forget", "", 405, "takes POST, not DELETE"},
     };
     for (const auto& [its_method, its_target, its_body, http_status, says] : cases) {
         const auto& method = its_method;  // clang 14 cannot capture a structured binding
         const auto& target = its_target;  // clang 14 cannot capture a structured binding
-        const auto& body = its_body;  // clang 14 cannot capture a structured binding
+        const auto& body = its_body;      // clang 14 cannot capture a structured binding
         CAPTURE(method);
         CAPTURE(target);
         CAPTURE(body.substr(0, 80));

@@ -75,7 +75,7 @@ TEST_CASE("cli_render: tables of nodes, drives, volumes, events and the status a
 
 TEST_CASE("cli_render: empty lists still have their headings") {
     CHECK(render_volumes(plain_text, boost::json::array{}) ==
-          "VOLUME  SIZE  HEALTH  REPLICAS  WRITER  FS  MOUNTPOINT\n");
+          "VOLUME  SIZE  HEALTH  REPLICAS  WRITER  FS  MOUNTPOINT  NOTE\n");
 }
 
 TEST_CASE("cli_render: a volume's stack as golden files") {
@@ -174,4 +174,43 @@ TEST_CASE("cli_text: durations, bars, widths and cuts") {
     CHECK(cut_to("abcdef", 3) == "abc");
     CHECK(cut_to("\x1b[32m██ab\x1b[0m", 3) == "\x1b[32m██a\x1b[0m");
     CHECK(clean("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc");
+}
+
+TEST_CASE("cli_render: a volume that waits for space while it is scrubbed, as a golden file") {
+    auto view = sample_volume("db");
+    view.record.thick = true;
+    view.record.resync_rate = 100 * mib;
+    view.record.scrub_every_s = 7 * 86400;
+    view.record.scrub_wanted = 3;
+    view.record.scrub_finished = 2;
+    view.health = "holding";
+    view.problem = "writes wait for space: drive /srv/weft/disk1 on node n2 (0 B of 100 GiB free) is full";
+    auto& engine = view.live_extents[0];
+    engine.waiting_for_space = true;
+    engine.slots[1].full = true;
+    engine.scrub = {3, true, 4 * gib, 0, 0, 0};
+    check_golden("cli_volume_space.txt", render_volume(plain_text, to_json(view), to_json(sample_drives()), {}));
+    auto after = sample_volume("web");
+    after.record.scrub_wanted = after.record.scrub_finished = 1;
+    after.record.scrubbed_at = "2026-11-21T04:10:00.000Z";
+    after.record.scrub_report = "10 GiB compared, no difference";
+    CHECK(render_volume(plain_text, to_json(after), nullptr, {})
+              .find("scrub       2026-11-21T04:10:00.000Z: 10 GiB compared, no difference\n") != std::string::npos);
+    check_golden("cli_volume_ls_notes.txt",
+                 render_volumes(plain_text, to_json(std::vector<volume_view>{view, after, sample_resync("third")})));
+}
+
+TEST_CASE("cli_render: drives that fill up are marked in their list and in the status") {
+    auto drives = sample_drives();
+    drives[0].record.free_bytes = 15 * gib;
+    drives[0].record.filled_past = 80;
+    drives[1].record.filled_past = 90;
+    const auto text = render_drives(plain_text, to_json(drives));
+    CHECK(text.find("over 80 % full ") != std::string::npos);
+    CHECK(text.find("draining, over 90 % full") != std::string::npos);
+    auto cluster = sample_status();
+    cluster.problems = {"drive /srv/weft/disk1 on node n1 is 85 % full", "volume db: writes wait\x1b[31m"};
+    const auto shown = render_status(plain_text, to_json(cluster));
+    CHECK(shown.find("  problem     drive /srv/weft/disk1 on node n1 is 85 % full\n") != std::string::npos);
+    CHECK(shown.find('\x1b') == std::string::npos);
 }

@@ -153,8 +153,43 @@ result<attachment_view> fake_service::attach_volume(const std::string& name, boo
     return attachment_view{"nbd+unix:///volume?socket=/run/weft/volumes/x/nbd.sock", 8};
 }
 
+result<repair_view> fake_service::repair_volume(const std::string& name) {
+    TRY(note("repair", name));
+    return repair_view{name, {"replica 1 on node n2 is replaced by replica 2 on node n3: node n2 is gone"}};
+}
+
+result<repair_view> fake_service::recover_volume(const std::string& name, const std::string& from,
+                                                 bool accept_data_loss) {
+    TRY(note("recover", name + " " + from + (accept_data_loss ? " accepted" : "")));
+    return repair_view{name, {"goes on from replica " + from}};
+}
+
+result<repair_view> fake_service::forget_node(const std::string& name, bool force) {
+    TRY(note("forget", name + (force ? " force" : "")));
+    return repair_view{name, {"forgotten, 1 of its drives left the pool"}};
+}
+
 status fake_service::detach_volume(const std::string& name) {
     return note("detach", name);
+}
+
+result<volume_view> fake_service::set_volume(const std::string& name, const volume_options& options) {
+    std::string arguments = name;
+    for (const auto& [key, value] : options) arguments += fmt::format(" {}={}", key, value);
+    TRY(note("set", arguments));
+    const std::lock_guard lock(mutex_);
+    const auto found = volumes.find(name);
+    if (found == volumes.end()) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
+    return found->second;
+}
+
+result<volume_view> fake_service::scrub_volume(const std::string& name) {
+    TRY(note("scrub", name));
+    const std::lock_guard lock(mutex_);
+    const auto found = volumes.find(name);
+    if (found == volumes.end()) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
+    found->second.record.scrub_wanted = found->second.record.scrub_finished + 1;
+    return found->second;
 }
 
 result<drive_view> fake_service::add_drive(const std::string& path) {

@@ -33,6 +33,12 @@ public:
     void docker_activated() override;
     result<attachment_view> attach_volume(const std::string& name, bool force) override;
     status detach_volume(const std::string& name) override;
+    result<repair_view> repair_volume(const std::string& name) override;
+    result<repair_view> recover_volume(const std::string& name, const std::string& from,
+                                       bool accept_data_loss) override;
+    result<repair_view> forget_node(const std::string& name, bool force) override;
+    result<volume_view> set_volume(const std::string& name, const volume_options& options) override;
+    result<volume_view> scrub_volume(const std::string& name) override;
     result<drive_view> add_drive(const std::string& path) override;
     status remove_drive(const std::string& id_or_path) override;
     result<std::vector<drive_view>> list_drives() override;
