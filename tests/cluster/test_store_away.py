@@ -1,35 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store does not answer while a replica dies: writes hold, nothing is acknowledged, and they go on (R4)."""
-import sqlite3
-from contextlib import contextmanager
-
 import pytest
 
 from lib.io_load import Writer
 from lib.plugin_client import PluginError
+from lib.store_away import locked, moved_away
 from lib.waiting import assert_stays, wait_for
-
-
-@contextmanager
-def locked(cluster):
-    """Another process's exclusive transaction, as a stuck backup or an administrator's shell would hold."""
-    connection = sqlite3.connect(cluster.store, isolation_level=None, timeout=30)
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-        connection.close()
-
-
-@contextmanager
-def moved_away(cluster):
-    away = cluster.store.parent.with_name("store.away")
-    cluster.store.parent.rename(away)
-    try:
-        yield
-    finally:
-        away.rename(cluster.store.parent)
 
 
 @pytest.mark.parametrize("away", [locked, moved_away], ids=["locked", "moved away"])

@@ -35,13 +35,15 @@ class CliError(AssertionError):
 
 
 class Node:
-    def __init__(self, cluster, name, host, docker_plugin):
+    def __init__(self, cluster, name, host, docker_plugin, prefix=(), drive=None):
         self.cluster, self.name, self.host = cluster, name, host
+        self.prefix = list(prefix)  # of weftd's command line: what puts it into its network namespace
+        self.environment = {}       # of weftd and of all that it starts, besides the cluster's
         self.path = cluster.path / name
-        self.drive = self.path / "drive"
+        self.drive = drive or self.path / "drive"
         self.runtime, self.state = self.path / "run", self.path / "state"
         for directory in (self.drive, self.runtime, self.state):
-            directory.mkdir(parents=True)
+            directory.mkdir(parents=True, exist_ok=directory == drive)
         self.plugin_name = docker_plugin
         self.plugin_socket = PLUGIN_DIRECTORY / f"{docker_plugin}.sock"
         cluster.workspace.own(self.plugin_socket)
@@ -67,9 +69,10 @@ class Node:
 
     def spawn(self):
         with open(self.log, "a") as output:
-            self.weftd = subprocess.Popen([BUILD / "weftd", "--config", self.config], stdin=subprocess.DEVNULL,
-                                          stdout=output, stderr=output, cwd="/", start_new_session=True,
-                                          env=self.cluster.workspace.environment(**self.cluster.extra_environment))
+            self.weftd = subprocess.Popen([*self.prefix, BUILD / "weftd", "--config", self.config],
+                                          stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+                                          start_new_session=True, env=self.cluster.workspace.environment(
+                                              **self.cluster.extra_environment, **self.environment))
 
     def wait_ready(self, timeout=30):
         """Until it answers on both sockets and the cluster sees its lease."""
@@ -181,8 +184,11 @@ def free_port_base(hosts, first=7480):
 
 
 class Cluster:
+    """`network` (network.py) puts every node into a network namespace of its own; `drives` names the directories that
+    the nodes lend, where they are not to be plain ones inside <workspace>/<node>."""
+
     def __init__(self, workspace, nodes=3, times=None, hosts=None, plugin_names=None, prefix="n",
-                 extra_environment=None):
+                 extra_environment=None, network=None, drives=None):
         self.workspace, self.path = workspace, workspace.path / "c"
         self.path.mkdir()
         (self.path / "store").mkdir()
@@ -190,11 +196,15 @@ class Cluster:
         self.times = dict(TIMES, **(times or {}))
         self.extra_environment = extra_environment or {}
         pid = os.getpid()
+        if network:
+            hosts = network.hosts
         hosts = hosts or [f"127.{pid // 200 % 200 + 20}.{pid % 200 + 20}.{n}" for n in range(1, nodes + 1)]
-        self.port_base = free_port_base(hosts)
+        self.port_base = 7480 if network else free_port_base(hosts)
         workspace.make_outside_directory(PLUGIN_DIRECTORY)
         names = plugin_names or [f"wt{pid}{prefix}{n}" for n in range(1, nodes + 1)]
-        self.nodes = [Node(self, f"{prefix}{n + 1}", hosts[n], names[n]) for n in range(nodes)]
+        self.nodes = [Node(self, f"{prefix}{n + 1}", hosts[n], names[n],
+                           prefix=network.command(n + 1) if network else (), drive=drives[n] if drives else None)
+                      for n in range(nodes)]
 
     def start(self, drives=True):
         for node in self.nodes:
@@ -232,8 +242,11 @@ class Cluster:
                         f"every replica of {volume} to be up_to_date", interval=0.1, retry_on=(CliError,))
 
     def wait_detached(self, volume, timeout=30, node=None):
-        return wait_for(lambda: not (node or self.running()).volume(volume)["writer"], timeout,
-                        f"{volume} to have no writer", retry_on=(CliError,))
+        """Nobody uses it; a node that repairs it gives it to anybody who does."""
+        def free():
+            seen = (node or self.running()).volume(volume)
+            return not seen["writer"] or seen["maintenance"]
+        return wait_for(free, timeout, f"{volume} to have no writer", retry_on=(CliError,))
 
     def assert_replicas_equal(self, volume):
         """Every extent's up_to_date replicas are byte-equal. The caller has stopped the writing."""
