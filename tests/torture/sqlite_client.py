@@ -1,0 +1,34 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""One SQLite client in a process of its own:  sqlite_client.py FILE JOURNAL_MODE
+
+Inserts and commits transactions of one to four rows, for ever. Prints the number of the newest row after its commit
+returned, and `error TEXT` before it ends because of a failure. synchronous=EXTRA: with FULL, says SQLite's manual
+(pragma synchronous), a power loss may roll the newest commit back in journal mode DELETE, whose commit is an unlink
+that nobody syncs.
+"""
+import sqlite3
+import sys
+
+
+def main():
+    path, journal = sys.argv[1:]
+    try:
+        database = sqlite3.connect(path, isolation_level=None, timeout=0)
+        database.execute(f"pragma journal_mode = {journal}")
+        database.execute("pragma synchronous = extra")
+        database.execute("create table if not exists rows (number integer primary key, filler blob)")
+        number = database.execute("select coalesce(max(number), 0) from rows").fetchone()[0]
+        while True:
+            database.execute("begin immediate")
+            for _ in range(number % 4 + 1):
+                number += 1
+                database.execute("insert into rows values (?, randomblob(?))", (number, number * 37 % 3000 + 1))
+            database.execute("commit")
+            print(number, flush=True)
+    except sqlite3.Error as problem:
+        print("error", problem, flush=True)
+
+
+if __name__ == "__main__":
+    main()
