@@ -15,6 +15,9 @@ CXXFLAGS := -std=c++20 $(OPTIMIZE) -fPIC -fvisibility=hidden -pthread $(WARNINGS
             $(foreach s,$(SANITIZE),-fsanitize=$(s)) $(if $(SANITIZE),-fno-omit-frame-pointer)
 # GCC 12 takes what a sanitizer inserts for a use of uninitialised values (GCC's manual, -Wmaybe-uninitialized).
 CXXFLAGS += $(if $(SANITIZE),$(if $(findstring clang,$(CXX)),,-Wno-maybe-uninitialized))
+# Named instants at which a process dies when a test asks for it (nbd-backend/base/crash_point.hpp).
+CRASH_POINTS ?=
+CXXFLAGS += $(if $(CRASH_POINTS),-DWEFT_CRASH_POINTS)
 LDFLAGS  := -pthread $(foreach s,$(SANITIZE),-fsanitize=$(s))
 
 # folder -> library; a rule per folder is made below
@@ -74,9 +77,10 @@ $(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
 SEED  ?= 1
 COUNT ?= 1
 STEPS ?= 300
-$(BUILD)/sim: $(call objects,tests/sim) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
+$(BUILD)/sim: $(call objects,tests/sim) $(call archive,orchestrator/core) $(call archive,nbd-backend/core) \
+              $(call archive,nbd-backend/base)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lfmt -luuid -o $@
 
 sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=n runs n seeds from there
 	@$(BUILD)/sim $(SEED) $(COUNT) $(STEPS)
@@ -84,6 +88,8 @@ sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=
 $(BUILD)/host-io-test: $(BUILD)/tests/plugin/host_io_test.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"
 	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
+
+include tests/fuzz/fuzz.mk
 
 unit: $(UNIT) ## Build and run the unit tests
 	@$(UNIT)
@@ -114,5 +120,17 @@ demo: ## A database under load survives a storage node's death (root; starts its
 	@scripts/install-deps build demo
 	@$(SUBMAKE) all
 	@BUILD=$(BUILD) tests/demo/demo.py
+
+.PHONY: bench
+bench: ## Beside QEMU's quorum driver and a plain file server: SECONDS=n of each run, ROUNDS=n; BENCH= more options
+	@scripts/install-deps build bench
+	@$(SUBMAKE) all
+	@BUILD=$(BUILD) tests/bench/bench.py --seconds $(or $(SECONDS),1) --rounds $(or $(ROUNDS),7) $(BENCH)
+
+.PHONY: torture
+torture: ## Random faults on real processes: ROUNDS=n rounds from SEED=s on; SEED=s ROUNDS=1 replays one (root)
+	@scripts/install-deps build test
+	@$(SUBMAKE) all
+	@BUILD=$(BUILD) tests/torture/torture.py --rounds $(or $(ROUNDS),200) --seed $(SEED)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
