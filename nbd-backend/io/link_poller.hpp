@@ -65,7 +65,7 @@ public:
     /// Closes every link and joins the thread; afterwards no link is called. Idempotent.
     void stop();
 
-    /// Any thread, after start(). Rings the bell: the thread may be asleep in a poll(2) that does not know the link, and
+    /// Any thread, after start(). Rings the bell: the thread may be asleep in a poll(2) that does not know the link and
     /// look() relies on every link being polled. The link must live until stop() has returned. Each slot once.
     void add(core::slot_index slot, polled_link& link) noexcept;
     [[nodiscard]] wakeup& bell() noexcept { return bell_; }
