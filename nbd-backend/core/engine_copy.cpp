@@ -58,6 +58,14 @@ void engine::impl::want_recovered(std::uint32_t index) {
         wanted_chunks_.push_back(chunk);
 }
 
+/// The replicas may differ there from now on. Whoever is being resynced needs those chunks (again): a recovery makes
+/// equal what is required, from whichever source it chooses, and that need not be what this one has.
+void engine::impl::mark_unequal(std::uint64_t first, std::uint64_t last) {
+    unrecovered_.set(first, last);
+    for (slot& it : slots_)
+        if (it.used && it.syncing) it.todo.set(first, last);
+}
+
 void engine::impl::on_chunk_recovered(std::uint64_t chunk) {
     unrecovered_.clear(chunk);
     recovery_waiters_due_ = !recovery_waiters_.empty();
@@ -90,6 +98,7 @@ void engine::impl::begin_resync(slot_index index, actions& out) {
     it.todo = dirty_on(required_slots() | bit(index));
     if (broken(rule::resync_own_bits)) it.todo = dirty_on(required_slots());
     if (broken(rule::resync_sources_bits)) it.todo = dirty_on(bit(index));
+    it.todo.add(unrecovered_);
     it.cursor = 0;
     it.gap = false;
     it.copied_bytes = 0;
@@ -247,7 +256,9 @@ bool engine::impl::copy_is_void(const copy& it) const {
     switch (it.purpose) {
         case copy_purpose::recovery: return !unrecovered_.test(it.chunk);
         case copy_purpose::resync:
-            return !target.syncing || target.session != it.session || target.link != link_state::up;
+            // Not while the sources may differ: see mark_unequal().
+            return !target.syncing || target.session != it.session || target.link != link_state::up ||
+                   unrecovered_.test(it.chunk);
         case copy_purpose::repair: return !required(target) || target.session != it.session;
         case copy_purpose::take_back: return (it.source & required_slots()) == 0;
         case copy_purpose::scrub: return !scrub_.running;
@@ -396,7 +407,7 @@ void engine::impl::end_copy(std::uint32_t index, bool done, actions& out) {
         if (change == nobody) return;
         jobs_[change].copy = nobody;
         // Not all was given back: the replicas differ there until a recovery makes them equal, whichever way.
-        if (!done && !over()) unrecovered_.set(first_chunk(jobs_[change]), last_chunk(jobs_[change]));
+        if (!done && !over()) mark_unequal(first_chunk(jobs_[change]), last_chunk(jobs_[change]));
         finish(change, out);
         return;
     }

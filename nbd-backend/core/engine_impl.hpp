@@ -258,6 +258,7 @@ public:
     static void take_stretches(copy& it, const std::vector<stretch>& told);
     void copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, slot_mask source, actions& out);
     void end_copy(std::uint32_t index, bool done, actions& out);
+    void mark_unequal(std::uint64_t first, std::uint64_t last);
     void on_chunk_recovered(std::uint64_t chunk);
     void consider_promotion(slot_index index, actions& out);
     void on_trust_flushed(slot_index index, int error, actions& out);

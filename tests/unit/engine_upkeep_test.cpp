@@ -99,6 +99,48 @@ TEST_CASE("engine: full_policy::fail: what could not be taken back is made equal
     CHECK_FALSE(s.completed(2));
 }
 
+TEST_CASE("engine: full_policy::fail: what could not be taken back is copied again to who is being resynced") {
+    // Bug guarded against: a replica that was being resynced and had that chunk already kept the failed write, was
+    // promoted, and differed from the others where every bitmap was clean (law 4).
+    engine_script s({good, half});
+    s.maps[0] = {{engine_script::extent, true}};
+    s.maps[1] = {{2 * chunk, false}, {engine_script::extent - 2 * chunk, true}};
+    s.up(0);
+    s.up(1);
+    set_policy(s, {0, full_policy::fail, 0});
+    CHECK(s.answer_next(0, op_kind::block_status));  // the first chunk arrives
+    while (const auto piece = s.take(0, op_kind::read)) {
+        s.answer(*piece);
+        CHECK(s.answer_next(1, op_kind::write));
+    }
+    CHECK(s.status().slots[1].resync_done_bytes == engine_script::extent - chunk);
+    s.submit(op_kind::write, 0, 8192, 1);
+    CHECK(s.answer_next(0, op_kind::write, ENOSPC));
+    CHECK(s.answer_next(1, op_kind::write));
+    const auto status = s.take(0, op_kind::block_status);  // of the resync's second chunk, or of taking back
+    REQUIRE(status);
+    s.answer(*status, 0, {{status->length, false}});
+    const auto other = s.take(0, op_kind::block_status);
+    REQUIRE(other);
+    s.answer(*other, 0, {{other->length, false}});
+    while (const auto piece = s.take(0, op_kind::read)) s.answer(*piece, piece->offset == 0 ? EIO : 0);
+    CHECK(s.completed(1) == ENOSPC);
+    s.answer_next(1, op_kind::write);
+    CHECK_FALSE(s.take_proposal());
+    bool again = false;
+    while (!s.out.send.empty()) {
+        const io_op op = s.out.send.front();
+        s.out.send.erase(s.out.send.begin());
+        again = again || (op.slot == 1 && op.kind == op_kind::write && op.offset == 0);
+        const bool asks = op.kind == op_kind::block_status;
+        s.answer(op, 0, asks ? std::vector<stretch>{{op.length, false}} : std::vector<stretch>{});
+    }
+    CHECK(again);
+    const auto promotion = s.take_proposal();
+    REQUIRE(promotion);
+    CHECK(promotion->to == good);
+}
+
 TEST_CASE("engine: full_policy::fail: a replica whose promotion is on its way makes the write wait") {
     // Bug guarded against: it could not be asked for what was there, was promoted without the write, and differed.
     engine_script s({good, half});
