@@ -471,9 +471,11 @@ void engine::impl::on_membership(const std::vector<replica_member>& members, act
         use_slot(*free, member);
         connect(static_cast<slot_index>(free - slots_.begin()), out);
     }
+    // The one that went may have been what another one waited for.
     consider_serving(out);
+    for (slot_index i = 0; i < max_slots; ++i) consider_resync(i, out);
     retry_reads(out);
-    consider_demotions(out);  // the one that went may have been what another one waited for
+    consider_demotions(out);
 }
 
 }  // namespace weft::core

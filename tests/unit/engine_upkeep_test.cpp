@@ -453,3 +453,16 @@ TEST_CASE("engine: a replica that is added in the place of a removed one begins 
     REQUIRE(promotion);
     CHECK(promotion->to == good);
 }
+
+TEST_CASE("engine: R8 a resync begins when the replica whose bitmap it waited for is removed from the record") {
+    // Bug guarded against: nobody looked again, and the replica stayed behind until the next attach.
+    engine_script s({good, good, half});
+    s.up(0);
+    s.answers_maps = false;
+    s.up(1);
+    s.answers_maps = true;
+    s.up(2);
+    CHECK_FALSE(s.status().slots[2].resyncing);
+    s.subject().on_membership({{replica_id("r0"), good, true}, {replica_id("r2"), half, false}}, s.now, s.out);
+    CHECK(s.status().slots[1].resyncing);
+}
