@@ -253,6 +253,8 @@ void engine::impl::settle(actions& out) {
             for (const std::uint32_t index : std::exchange(recovery_waiters_, {})) admit(index, out);
         }
         if (serving()) {
+            if (!parked_.empty() && !stranded())
+                for (const std::uint32_t index : std::exchange(parked_, {})) admit(index, out);
             confirm_reads(out);
             schedule_copies(out);
             consider_trust(out);
@@ -263,7 +265,8 @@ void engine::impl::settle(actions& out) {
     }
     continue_detach(out);
 
-    const bool holding = owed_total_ > 0 || !reads_later_.empty() || !unconfirmed_.empty();
+    const bool holding =
+        owed_total_ > 0 || !reads_later_.empty() || !unconfirmed_.empty() || (serving() && !parked_.empty());
     if (holding && hold_since_ == never) hold_since_ = now_;
     if (!holding && hold_since_ != never) {
         longest_hold_ =

@@ -77,7 +77,7 @@ void engine::impl::consider_resync(slot_index index, actions& out) {
     slot& it = slots_[index];
     if (state_ != engine_state::serving || !it.used || it.removed || required(it) || it.syncing || it.proposal != 0)
         return;
-    if (it.link != link_state::up || it.member.state == replica_state::failed) return;
+    if (it.link != link_state::up || it.member.state == replica_state::failed || stranded()) return;
     if (it.resync_at != never && it.resync_at > now_) return;
     if (!it.map_known || !maps_known(required_slots())) return;  // on_map_job() comes here again
     it.resync_at = never;
@@ -89,7 +89,7 @@ void engine::impl::consider_resync(slot_index index, actions& out) {
 
 void engine::impl::begin_resync(slot_index index, actions& out) {
     slot& it = slots_[index];
-    if (state_ != engine_state::serving || it.link != link_state::up || it.syncing) return;
+    if (state_ != engine_state::serving || it.link != link_state::up || it.syncing || stranded()) return;
     it.syncing = true;
     it.promoting = false;
     it.lost_changes = false;

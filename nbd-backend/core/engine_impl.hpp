@@ -203,6 +203,8 @@ public:
     bool readable_later(const job& it) const;
     void on_no_space(std::uint32_t index, slot_index from, actions& out);
     bool must_take_back(const job& it) const;
+    bool stranded() const;
+    void strand(std::uint32_t index);
     static bool is_upkeep(const job& it) {
         return it.owner == job_owner::map || it.owner == job_owner::clear || it.owner == job_owner::upkeep ||
                it.owner == job_owner::trust || it.owner == job_owner::ping;
@@ -303,7 +305,7 @@ public:
 
     std::deque<job> jobs_;  // a deque: references stay valid while jobs are added
     std::vector<std::uint32_t> free_jobs_;
-    std::vector<std::uint32_t> parked_;       // application jobs that came before serving
+    std::vector<std::uint32_t> parked_;       // application jobs that came before serving, or hold by R12
     std::vector<std::uint32_t> reads_later_;  // reads that no reachable replica can serve now
     std::vector<std::uint32_t> unconfirmed_;  // reads that have their data and wait for E7
     instant lease_until_ = instant::min();

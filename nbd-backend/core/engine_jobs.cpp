@@ -110,6 +110,10 @@ void engine::impl::run(std::uint32_t index, actions& out) {
         run_clear(index, out);
         return;
     }
+    if (it.owner == job_owner::application && it.kind != op_kind::read && stranded()) {
+        strand(index);
+        return;
+    }
     if (it.claimed && !recovered(it.offset, it.length)) {
         // R7: equal first. The copy needs the range's claim, so this job gives its own up and queues again after it.
         locks_.release(it.claim, granted_);
@@ -123,6 +127,24 @@ void engine::impl::run(std::uint32_t index, actions& out) {
         run_change(index, writable(), out);
     else
         run_change(index, it.owner == job_owner::trust ? bit(static_cast<slot_index>(it.copy)) : required_slots(), out);
+}
+
+/// R12: the record trusts no replica of this extent any more (an operator removed the last one). There is nobody whose
+/// answer would count, and what to go on from is for people to decide: I/O holds.
+bool engine::impl::stranded() const {
+    return std::none_of(slots_.begin(), slots_.end(),
+                        [this](const slot& it) { return it.used && !it.removed && required(it); });
+}
+
+/// The change or flush waits until the record trusts a replica again; its range is free meanwhile.
+void engine::impl::strand(std::uint32_t index) {
+    job& it = jobs_[index];
+    if (it.claimed) locks_.release(it.claim, granted_);
+    it.claimed = false;
+    it.answered = it.refused = 0;
+    it.error = 0;
+    it.phase = job_phase::parked;
+    parked_.push_back(index);
 }
 
 /// Sends a change or flush to `targets`. A required replica that cannot be reached now is owed the change (R4); one
@@ -384,12 +406,17 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
         return;
     }
     if (is_change(it.kind)) touched_.set(first_chunk(it), last_chunk(it));
+    if (it.owner == job_owner::application && it.kind != op_kind::read && !over() && stranded()) {
+        if (it.copy != nobody) copies_[std::exchange(it.copy, nobody)].job = nobody;
+        strand(index);
+        return;
+    }
     it.phase = job_phase::idle;
     if (it.owner == job_owner::application && it.copy != nobody) copies_[it.copy].job = nobody;
     if (it.claimed) locks_.release(it.claim, granted_);
     it.claimed = false;
     if ((it.kind == op_kind::read || it.kind == op_kind::block_status) && it.answered != 0) it.error = 0;
-    if (it.kind == op_kind::flush && !is_upkeep(it) && it.answered == 0 && !over() && it.error == 0) {
+    if (it.kind == op_kind::flush && !is_upkeep(it) && it.answered == 0 && !over() && it.error == 0 && !stranded()) {
         // Every replica that it was sent to was demoted, so another one was promoted meanwhile: flush that one.
         it.phase = job_phase::running;
         run(index, out);
@@ -406,6 +433,7 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
             on_trust_flushed(static_cast<slot_index>(it.copy), it.answered != 0 ? 0 : EIO, out);
             break;
         case job_owner::detach:
+            if (!over() && stranded()) unrecovered_.set_all();  // nothing says that it is clean
             if (!over()) queue_clears(sweep_, false);
             detach_flushed_ = true;
             break;

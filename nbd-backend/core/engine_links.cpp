@@ -471,6 +471,13 @@ void engine::impl::on_membership(const std::vector<replica_member>& members, act
         use_slot(*free, member);
         connect(static_cast<slot_index>(free - slots_.begin()), out);
     }
+    if (serving() && stranded()) {
+        note(out, notice::level::error,
+             "the record trusts no replica any more: I/O holds until the volume is detached, and an operator names the "
+             "replica to go on from");
+        // What they lack nobody can tell now: they must not become whole by themselves (R12).
+        for (slot_index i = 0; i < max_slots; ++i) stop_resync(i);
+    }
     // The one that went may have been what another one waited for.
     consider_serving(out);
     for (slot_index i = 0; i < max_slots; ++i) consider_resync(i, out);

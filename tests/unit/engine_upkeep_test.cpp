@@ -466,3 +466,49 @@ TEST_CASE("engine: R8 a resync begins when the replica whose bitmap it waited fo
     s.subject().on_membership({{replica_id("r0"), good, true}, {replica_id("r2"), half, false}}, s.now, s.out);
     CHECK(s.status().slots[1].resyncing);
 }
+
+TEST_CASE("engine: R12 when the record trusts no replica any more, I/O holds, and nobody becomes whole by itself") {
+    // Bug guarded against: a flush that was owed to the removed replica was sent to nobody, for ever, in one call.
+    engine_script s({good, half});
+    s.maps[0] = s.maps[1] = {{engine_script::extent, true}};
+    s.up(0);
+    CHECK(s.subject().state() == engine_state::serving);
+    s.submit(op_kind::write, 0, 4096, 1);
+    s.submit(op_kind::flush, 0, 0, 2);
+    s.down(0);
+    s.subject().on_membership({{replica_id("r1"), half, false}}, s.now, s.out);
+    s.submit(op_kind::write, chunk, 4096, 3);
+    s.submit(op_kind::flush, 0, 0, 4);
+    s.submit(op_kind::read, chunk, 4096, 5);
+    s.up(1);
+    s.answer_all();
+    s.pass(milliseconds(10000));
+    s.answer_all();
+    for (const std::uintptr_t held : {1U, 2U, 3U, 4U, 5U}) CHECK_FALSE(s.completed(held));
+    CHECK(s.status().holding);
+    CHECK_FALSE(s.take_proposal());
+    CHECK_FALSE(s.status().slots[0].resyncing);
+    CHECK(s.noticed("trusts no replica any more"));
+    SUBCASE("the next writer ends it") {
+        s.subject().on_fenced(s.now, s.out);
+        s.down(1);
+        for (const std::uintptr_t held : {1U, 2U, 3U, 4U, 5U}) CHECK(s.completed(held) == ESHUTDOWN);
+    }
+    SUBCASE("a replica that the record trusts is there again") {
+        s.subject().on_membership({{replica_id("r1"), half, false}, {replica_id("r2"), good, false}}, s.now, s.out);
+        s.up(0);
+        s.answer_all();
+        for (const std::uintptr_t held : {1U, 2U, 3U, 4U, 5U}) CHECK(s.completed(held) == 0);
+    }
+}
+
+TEST_CASE("engine: R12 what nobody is trusted with is not called clean by a detach") {
+    // Bug guarded against: the flush of the detach was sent to nobody, for ever, in one call.
+    engine_script s({good, half});
+    s.up(0);
+    s.down(0);
+    s.subject().on_membership({{replica_id("r1"), half, false}}, s.now, s.out);
+    s.subject().detach(s.now, s.out);
+    CHECK(s.subject().state() == engine_state::detached);
+    CHECK(s.status().recovery_left_bytes == engine_script::extent);
+}
