@@ -37,18 +37,23 @@ void healer::look(const cluster_view& view, bool current, const volume_maintenan
 }
 
 result<std::string> healer::replace(const replacement& what) {
-    // Chosen once: a commit whose outcome is unknown is decided again, and finds itself in the record.
+    // A commit whose outcome is unknown is decided again, and finds its replica in the record. If it does not, the next
+    // attempt has another id: the first one may have been there and been removed since, and a proposal about it that is
+    // still on its way must not fit another replica (README of nbd-backend, I3).
+    std::vector<replica_id> drawn;
     replica_record fresh;
-    fresh.id = replica_id(make_uuid());
     fresh.node = what.place.node;
     fresh.drive = what.place.drive;
     const auto old = what.old ? std::optional(what.old->id) : std::nullopt;
     const auto done = env_.records.change(
         what.volume, what.id,
         [&](volume_record record) -> result<volume_record> {
-            const auto& replicas = record.extents.at(what.extent).replicas;
-            if (std::any_of(replicas.begin(), replicas.end(), [&](const auto& one) { return one.id == fresh.id; }))
+            for (const auto& one : record.extents.at(what.extent).replicas) {
+                if (std::find(drawn.begin(), drawn.end(), one.id) == drawn.end()) continue;
+                fresh.id = one.id;
                 return record;
+            }
+            fresh.id = drawn.emplace_back(make_uuid());
             return replace_replica(std::move(record), what.extent, old, fresh);
         },
         [&](store_commit& change) {
