@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "nbd-backend/base/units.hpp"
 
@@ -27,8 +28,18 @@ std::uint64_t laws::floor_after_promotion(std::size_t server) const {
     return since != session_.end() && died < since->second ? 0 : died;
 }
 
+void laws::on_serving(std::uint64_t epoch) {
+    if (epoch <= highest_served_) return;
+    highest_served_ = epoch;
+    if (std::exchange(loss_open_, false)) apps_.lose(promised_from_);
+}
+
 void laws::on_record(const volume_record& after) {
     record_touched_ = true;
+    const auto& listed = after.extents.front().replicas;
+    for (const std::size_t server : trusted_)
+        if (std::none_of(listed.begin(), listed.end(), [&](const auto& one) { return server_of(one.id) == server; }))
+            removed_under_ = after.epoch;
     std::map<std::size_t, std::uint64_t> now;
     trusted_.clear();
     for (const replica_record& one : after.extents.front().replicas) {
@@ -64,6 +75,7 @@ void laws::account() {
     last_loss_ = time_.tick();
     log_.say("law 1 no longer promises what was written, not flushed, before this moment or a little earlier");
     apps_.lose(promised_from_);
+    loss_open_ = loss_open_ || (removed_under_ != 0 && removed_under_ >= highest_served_);
 }
 
 void laws::check_clean_regions() {

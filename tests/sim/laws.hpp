@@ -8,8 +8,12 @@
 //   - every acknowledged write, if its kernel has not died since the record called it up_to_date (or since the session
 //     began in which that was proposed, whichever was earlier);
 //   - else those acknowledged writes that began after its kernel's last death (its floor).
-// A write that no up_to_date replica protects at some moment is no longer promised: that moment widens the histories,
-// and nothing else does. So every kernel may die at any time, also while a demotion is on its way.
+// A write that no up_to_date replica protects at some moment is no longer promised: that moment widens the histories.
+// So every kernel may die at any time, also while a demotion is on its way. One case widens them a second time: an
+// up_to_date replica was removed from the record under a writer that has not heard of it (cut off from the store). That
+// one requires its answers still, and may go on reading from it after the last kernel that the record trusts has died:
+// nothing wrong is read (it has everything that was acknowledged), but law 1 protects it no longer, so what was read so
+// late may be gone for the next epoch. For that epoch the loss takes place when it begins to serve; never later.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +42,7 @@ public:
     void on_record(const volume_record& after);
     void on_kernel_death(std::size_t server);
 
-    void on_serving(std::uint64_t epoch) { highest_served_ = std::max(highest_served_, epoch); }
+    void on_serving(std::uint64_t epoch);
     /// Law 3: has a higher epoch served?
     [[nodiscard]] bool deposed(std::uint64_t epoch) const { return epoch < highest_served_; }
     [[nodiscard]] std::uint64_t highest_served() const { return highest_served_; }
@@ -67,6 +71,8 @@ private:
     std::uint64_t promised_from_ = 0;
     std::uint64_t last_loss_ = 0;
     std::uint64_t highest_served_ = 0;
+    std::uint64_t removed_under_ = 0;  // the record's epoch when it last lost an up_to_date replica without a demotion
+    bool loss_open_ = false;           // the next epoch that serves may not find what the present one can still read
     bool record_touched_ = true;
 };
 

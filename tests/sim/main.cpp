@@ -35,6 +35,17 @@ void on_death(int) {
     _exit(1);
 }
 
+constexpr unsigned seed_seconds_max = 60;  // a seed takes milliseconds
+
+/// An engine that never comes to an end breaks every promise. Already traced: what it did last stands above.
+void on_alarm(int) {
+    char text[96];
+    const int length = std::snprintf(text, sizeof text, "seed %llu failed: does not end\n",
+                                     static_cast<unsigned long long>(running.seed));
+    (void)!write(STDOUT_FILENO, text, static_cast<std::size_t>(length));
+    _exit(1);
+}
+
 int fail(run_options options, const std::string& why) {
     if (!options.traced) {
         options.traced = true;
@@ -54,6 +65,7 @@ int run(std::uint64_t first, std::uint64_t count, run_options options) {
     std::uint64_t acknowledged = 0;
     for (options.seed = first; options.seed < first + count; ++options.seed) {
         running = options;
+        alarm(seed_seconds_max);
         try {
             world it(options);
             it.run();
@@ -89,6 +101,12 @@ int main(int argc, char** argv) {
     again = {"sim"};
     if (argc > 1 && std::strcmp(argv[1], "--break") == 0) again.insert(again.end(), {argv[1], argv[2]});
     again.insert(again.end(), {"SEED", "1", std::to_string(options.steps)});
+    // exec keeps the mask that a handler runs under.
+    sigset_t alarms;
+    sigemptyset(&alarms);
+    sigaddset(&alarms, SIGALRM);
+    sigprocmask(SIG_UNBLOCK, &alarms, nullptr);
+    std::signal(SIGALRM, options.traced ? on_alarm : on_death);
     if (!options.traced)
         for (const int death : {SIGABRT, SIGSEGV, SIGFPE}) std::signal(death, on_death);
     return run(first, count, options);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "tests/sim/cluster.hpp"
@@ -45,6 +46,8 @@ private:
     void heal_and_check();
     bool detach_equal();
     bool scrub(writer& last);
+    bool scrub_once(writer& last);
+    [[nodiscard]] bool well(const writer& last) const;
     void remove_gone(std::size_t server);
     void wait_until(const char* what, milliseconds limit, const std::function<bool()>& done);
     void explain_slots();
@@ -53,8 +56,9 @@ private:
 
     run_options options_;
     cluster in_;
-    bool removed_any_ = false;  // a removed replica's bits stay in the engine's account until the next attach
-    std::uint64_t scrubs_ = 0;  // serial of the one that is wanted
+    bool removed_any_ = false;     // a removed replica's bits stay in the engine's account until the next attach
+    std::uint64_t scrubs_ = 0;     // serial of the one that is wanted
+    std::set<replica_id> listed_;  // every id that the record ever had since the beginning
     bool attaching_ = false;
     bool leases_drawn_;  // else every takeover is an operator's, by force, and no engine is told of a lease
     std::vector<std::unique_ptr<writer>> writers_;
