@@ -46,6 +46,7 @@ engine::impl::impl(engine_config config) : config_(std::move(config)), copies_(c
     unrecovered_ = region_set(chunks);
     recovering_ = region_set(chunks);
     damaged_ = region_set(chunks);
+    rewritten_ = region_set(chunks);
     dirty_ = region_set(chunks);
     touched_ = region_set(chunks);
     for (std::size_t i = 0; i < config_.members.size(); ++i) {

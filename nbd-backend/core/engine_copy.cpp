@@ -3,7 +3,8 @@
 //
 // One copy makes one range equal on its targets: claim the range ─▶ block status of a source ─▶ for each stretch: a
 // hole is zeroed on the targets (holes stay holes), data is read from a source and written ─▶ give the claim back. A
-// source that goes away is replaced; its target, a resyncing replica, ends the copy when it goes away.
+// source that goes away is replaced; its target, a resyncing replica, ends the copy when it goes away. A piece that no
+// source can read as a whole is copied block by block, each from who has it; only a block that nobody has is left out.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -238,7 +239,8 @@ bool engine::impl::start_copy(copy_purpose purpose, slot_index target, std::uint
     it.at = 0;
     it.told_by = 0;
     it.buffer.resize(config_.piece_bytes);
-    it.damaged = false;
+    it.damaged = it.skipped = false;
+    it.fine_until = 0;
     it.scrub.asked = 0;
     it.scrub.fine_until = 0;
     const auto index = static_cast<std::uint32_t>(free - copies_.begin());
@@ -283,7 +285,7 @@ void engine::impl::continue_copy(std::uint32_t index, actions& out) {
         return;
     }
     if (it.position == it.length) {
-        end_copy(index, true, out);
+        end_copy(index, !it.skipped, out);
         return;
     }
     if (it.at == it.stretches.size() && it.purpose == copy_purpose::repair) {
@@ -304,7 +306,8 @@ void engine::impl::continue_copy(std::uint32_t index, actions& out) {
         copy_out(index, op_kind::zero, static_cast<std::uint32_t>(piece.length), it.told_by, out);
         return;
     }
-    const auto length = static_cast<std::uint32_t>(std::min<std::uint64_t>(piece.length, config_.piece_bytes));
+    const std::uint64_t most = it.position < it.fine_until ? block_bytes : config_.piece_bytes;
+    const auto length = static_cast<std::uint32_t>(std::min<std::uint64_t>(piece.length, most));
     const std::uint32_t fetch =
         new_job(op_kind::read, job_owner::copy, it.offset + it.position, length, it.buffer.data());
     jobs_[fetch].copy = index;
@@ -331,6 +334,46 @@ void engine::impl::take_stretches(copy& it, const std::vector<stretch>& told) {
     if (it.stretches.empty()) it.stretches.push_back({all, false});
 }
 
+void engine::impl::advance(copy& it, std::uint64_t bytes) {
+    it.position += bytes;
+    stretch& piece = it.stretches[it.at];
+    piece.length -= bytes;
+    if (piece.length == 0) ++it.at;
+}
+
+/// No source has answered the copy's question.
+void engine::impl::on_unreadable(std::uint32_t index, const job& done, actions& out) {
+    copy& it = copies_[index];
+    granted_.push_back(index | copy_owner);
+    if (done.kind == op_kind::block_status) {
+        it.stretches.assign(1, stretch{it.length - it.position, false});  // holes that nobody tells of are data
+        it.at = 0;
+        return;
+    }
+    if (done.length > block_bytes) {
+        it.fine_until = it.position + done.length;
+        return;
+    }
+    advance(it, done.length);
+    if (it.purpose == copy_purpose::recovery) {
+        // Unreadable on every replica that is no older, so nobody can read different bytes there, as long as the older
+        // one stays suspect.
+        it.damaged = it.damaged || std::any_of(slots_.begin(), slots_.end(), [this](const slot& one) {
+                         return one.used && required(one) && one.suspect;
+                     });
+        return;
+    }
+    it.skipped = true;
+    if (it.purpose != copy_purpose::resync) return;
+    slot& target = slots_[it.target];
+    if (!target.gap)
+        note(out, notice::level::error,
+             fmt::format("{}: resync goes on without {} bytes at {}, which can be read from no replica; it is tried "
+                         "again later, and writing them anew mends it",
+                         describe(it.target), done.length, done.offset));
+    target.gap = true;
+}
+
 /// A job of the copy has finished.
 void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector<stretch>& stretches, actions& out) {
     copy& it = copies_[index];
@@ -343,22 +386,10 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
         return;
     }
     if (done.answered == 0) {
-        // A source that nobody can read, or a target that is gone.
-        if (it.purpose == copy_purpose::resync && is_question(done)) {
-            slot& target = slots_[it.target];
-            if (!target.gap)
-                note(out, notice::level::error,
-                     fmt::format("{}: resync goes on without {} bytes at {}, which can be read from no replica; it is "
-                                 "tried again later, and writing them anew mends it",
-                                 describe(it.target), done.length, done.offset));
-            target.gap = true;
-        }
-        // For a recovery an unreadable piece is as unreadable on every replica that is no older, so nobody can read
-        // different bytes there, as long as the older one stays suspect.
-        if (it.purpose == copy_purpose::recovery)
-            it.damaged = std::any_of(slots_.begin(), slots_.end(),
-                                     [this](const slot& one) { return one.used && required(one) && one.suspect; });
-        end_copy(index, it.purpose == copy_purpose::recovery, out);
+        if (is_question(done))
+            on_unreadable(index, done, out);
+        else
+            end_copy(index, false, out);  // the target is gone
         return;
     }
     switch (done.kind) {
@@ -373,10 +404,7 @@ void engine::impl::on_copy_job(std::uint32_t index, const job& done, std::vector
             copy_out(index, op_kind::write, done.length, done.answered, out);
             break;
         default: {
-            it.position += done.length;
-            stretch& piece = it.stretches[it.at];
-            piece.length -= done.length;
-            if (piece.length == 0) ++it.at;
+            advance(it, done.length);
             if (done.kind == op_kind::write && it.purpose == copy_purpose::resync)
                 slots_[it.target].copied_bytes += done.length;
             granted_.push_back(index | copy_owner);
@@ -407,8 +435,10 @@ void engine::impl::end_copy(std::uint32_t index, bool done, actions& out) {
         if (change == nobody) return;
         jobs_[change].copy = nobody;
         // Not all was given back: the replicas differ there until a recovery makes them equal, whichever way.
-        if (!done && !over()) mark_unequal(first_chunk(jobs_[change]), last_chunk(jobs_[change]));
+        const bool unequal = !done && !over();
+        if (unequal) mark_unequal(first_chunk(jobs_[change]), last_chunk(jobs_[change]));
         finish(change, out);
+        if (unequal) retry_reads(out);  // one that waits for a source gives its range back: recovery needs it
         return;
     }
     locks_.release(it.claim, granted_);
@@ -445,6 +475,8 @@ void engine::impl::take_back(std::uint32_t job_index, actions& /*out*/) {
     it.stretches.clear();
     it.at = 0;
     it.told_by = 0;
+    it.damaged = it.skipped = false;
+    it.fine_until = 0;
     it.buffer.resize(config_.piece_bytes);
     it.source = change.refused & required_slots();
     it.targets = change.answered & static_cast<slot_mask>(~change.refused);

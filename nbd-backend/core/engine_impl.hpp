@@ -157,7 +157,9 @@ public:
         slot_mask source = 0;        // take_back: who refused it, and so still has what was there
         slot_mask targets = 0;       // take_back: who has applied it; scrub: who is being made equal
         scrub_step scrub;
-        bool damaged = false;  // recovery: a piece could be read from nobody
+        std::uint64_t fine_until = 0;  // position up to which single blocks are copied: a piece could not be read
+        bool damaged = false;          // recovery: a block could be read from nobody, and somebody is behind
+        bool skipped = false;          // others: a block could be read from nobody
     };
     struct repair_wish {
         slot_index slot = 0;
@@ -200,6 +202,7 @@ public:
     slot_mask required_slots() const;
     slot_mask writable() const;
     slot_mask readable() const;
+    slot_mask syncing_slots() const;
     bool readable_later(const job& it) const;
     void on_no_space(std::uint32_t index, slot_index from, actions& out);
     bool must_take_back(const job& it) const;
@@ -256,6 +259,8 @@ public:
     bool next_resync(slot_index index, actions& out);
     bool copy_is_void(const copy& it) const;
     void continue_copy(std::uint32_t index, actions& out);
+    void on_unreadable(std::uint32_t index, const job& done, actions& out);
+    static void advance(copy& it, std::uint64_t bytes);
     void on_copy_job(std::uint32_t index, const job& it, std::vector<stretch>& stretches, actions& out);
     static void take_stretches(copy& it, const std::vector<stretch>& told);
     void copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, slot_mask source, actions& out);
@@ -321,6 +326,7 @@ public:
     std::deque<std::uint64_t> wanted_chunks_;  // R7: an application waits for these
     std::uint64_t recovery_cursor_ = 0;
     region_set damaged_;     // R7: no trusted replica can read all of it, while another one is behind
+    region_set rewritten_;   // of those: changed by an application since the last sweep
     region_set recovering_;  // chunks with a recovery copy in flight
     std::vector<std::uint32_t> recovery_waiters_;
     bool recovery_waiters_due_ = false;

@@ -73,6 +73,13 @@ slot_mask engine::impl::writable() const {
     return all;
 }
 
+slot_mask engine::impl::syncing_slots() const {
+    slot_mask all = 0;
+    for (std::size_t i = 0; i < max_slots; ++i)
+        if (slots_[i].used && slots_[i].syncing) all |= bit(i);
+    return all;
+}
+
 /// E4. A replica with a pending proposal may already be outdated in the record, or not yet up_to_date there.
 slot_mask engine::impl::readable() const {
     slot_mask all = 0;
@@ -88,12 +95,14 @@ slot_mask engine::impl::readable() const {
 }
 
 /// Is there an up_to_date replica that was not tried and may become a source (again)? For a copy not one that is
-/// behind: it becomes one only when all copies are done.
+/// behind: it becomes one only when all copies are done. Where a recovery has found a block that nobody else can read,
+/// the one that is behind never becomes one as long as the block stays as it is.
 bool engine::impl::readable_later(const job& it) const {
     for (std::size_t i = 0; i < max_slots; ++i) {
         const slot& one = slots_[i];
         if (!one.used || one.member.state != replica_state::up_to_date || (it.tried & bit(i)) != 0) continue;
-        if (it.owner != job_owner::copy || !one.suspect) return true;
+        if (!one.suspect) return true;
+        if (it.owner != job_owner::copy && !damaged_.any(first_chunk(it), last_chunk(it))) return true;
     }
     return false;
 }
@@ -175,6 +184,13 @@ void engine::impl::run_read(std::uint32_t index, actions& out) {
     if (candidates == 0) {
         if (it.tried != 0 && !readable_later(it)) {
             finish(index, out);  // every replica that could have it says that it cannot be read
+            return;
+        }
+        if (it.claimed && !recovered(it.offset, it.length)) {
+            // Who is behind becomes a source by a recovery, and that needs this range.
+            locks_.release(it.claim, granted_);
+            it.claimed = false;
+            want_recovered(index);
             return;
         }
         it.phase = job_phase::reading_later;
@@ -406,6 +422,8 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
         return;
     }
     if (is_change(it.kind)) touched_.set(first_chunk(it), last_chunk(it));
+    if (is_change(it.kind) && it.owner == job_owner::application && damaged_.any(first_chunk(it), last_chunk(it)))
+        rewritten_.set(first_chunk(it), last_chunk(it));
     if (it.owner == job_owner::application && it.kind != op_kind::read && !over() && stranded()) {
         if (it.copy != nobody) copies_[std::exchange(it.copy, nobody)].job = nobody;
         strand(index);

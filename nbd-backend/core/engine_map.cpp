@@ -142,9 +142,19 @@ void engine::impl::sweep(actions& out) {
     // A sweep forgets what was touched; the orders that wait rely on it.
     if (state_ != engine_state::serving || clearing_ || !clears_.empty()) return;
     queue_clears(sweep_, true);
+    // A block that nobody could read may have been written anew: what is behind there is made equal now.
+    bool again = false;
+    for (std::uint64_t chunk = damaged_.next(0); chunk != region_set::none; chunk = damaged_.next(chunk + 1)) {
+        if (!rewritten_.test(chunk)) continue;
+        again = true;
+        damaged_.clear(chunk);
+        mark_unequal(chunk, chunk);
+    }
     const bool lacks_flush = clears_.empty() && !upkeep_flush_ && any_clearable();
     ++sweep_;
     touched_.clear_all();
+    rewritten_.clear_all();
+    if (again) retry_reads(out);
     if (!lacks_flush) return;
     // Nobody has flushed since the last sweep. Ours lets the next one clear what is idle then; an application that
     // flushes by itself never makes us do this.

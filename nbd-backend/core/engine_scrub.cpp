@@ -9,7 +9,8 @@
 //   - else nobody can know. The block is made equal to what reads have been answered with, the replica that reads
 //   prefer,
 //     and counted as undecided: two replicas that say different things are worse than one answer.
-// The wrong ones are overwritten with the right bytes.
+// The wrong ones are overwritten with the right bytes, and so is every replica that is being resynced: it may have the
+// block from one of the wrong ones.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -104,7 +105,7 @@ void engine::impl::on_scrub_job(std::uint32_t index, const job& done, actions& /
             step.unreadable |= last;
         }  // else the record trusts it no more: it does not count
     } else {
-        if (done.answered != 0) scrub_.repaired_bytes += done.length;
+        if ((done.answered & required_slots()) != 0) scrub_.repaired_bytes += done.length;
         it.position += step.length;
         step.asked = 0;
     }
@@ -165,7 +166,7 @@ void engine::impl::compare(std::uint32_t index, actions& out) {
     const std::uint32_t mend =
         new_job(op_kind::write, job_owner::copy, it.offset + it.position, step.length, step.data[right].data());
     jobs_[mend].copy = index;
-    run_change(mend, wrong, out);
+    run_change(mend, wrong | syncing_slots(), out);
 }
 
 void engine::impl::end_scrub_copy(const copy& it, bool done) {
