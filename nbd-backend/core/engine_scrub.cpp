@@ -140,14 +140,17 @@ void engine::impl::compare(std::uint32_t index, actions& out) {
     for (slot_index i = 0; i < max_slots && right != max_slots; ++i)
         if ((able & bit(i)) != 0 && !same(right, i)) wrong |= bit(i);
 
-    if (wrong == 0 || right == max_slots) {  // equal, or nobody can read it: then nobody can read different bytes
+    const bool fine = step.length == block_bytes;
+    // Equal, or nobody can read the block: then nobody can read different bytes. Of a larger piece each may lack
+    // another block.
+    if (wrong == 0 || (right == max_slots && fine)) {
         if (right == max_slots && wrong != 0) scrub_.differing_bytes += step.length;
         it.position += step.length;
         step.asked = 0;
         granted_.push_back(index | copy_owner);
         return;
     }
-    if (step.length > block_bytes) {
+    if (!fine) {
         step.fine_until = it.position + step.length;
         step.asked = 0;
         granted_.push_back(index | copy_owner);

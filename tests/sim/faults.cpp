@@ -205,9 +205,6 @@ void faults::rot() {
     bool elsewhere = false;
     for (const replica_record& one : in_.record.replicas()) {
         const std::size_t other = server_of(one.id);
-        // A copy reads pieces of two blocks: each is to be readable as a whole somewhere.
-        for (const std::uint64_t beside : {b == 0 ? b : b - 1, b + 1 == blocks ? b : b + 1})
-            if (other != index && in_.servers[other]->data.rotten(beside)) return;
         elsewhere = elsewhere || (other != index && one.state == replica_state::up_to_date && !one.recovering &&
                                   !in_.servers[other]->data.rotten(b) && !in_.servers[other]->data.gone);
     }
