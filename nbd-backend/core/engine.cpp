@@ -191,13 +191,29 @@ void engine::impl::on_policy(const engine_policy& policy, actions& out) {
     consider_demotions(out);  // fewer replicas may be enough now
 }
 
+/// Were we stopped? (The process, its host, or a machine without time for us.) Then answers may lie in our sockets, and
+/// a link may only wait for us: who would be late now gets a new window. `due`: when a tick was wanted.
+void engine::impl::forgive_own_gap(instant due) {
+    if (due == never || now_ - due <= config_.request_timeout / 4) return;
+    patient_until_ = now_ + config_.request_timeout;
+    const auto window = state_ == engine_state::fencing ? config_.attach_timeout : config_.reconnect_window;
+    for (slot& it : slots_)
+        if (it.used && it.demote_at != never && it.demote_at >= due && it.demote_at <= now_)
+            it.demote_at = now_ + window;
+}
+
+/// When the slot's oldest request is late; never if there is none.
+instant engine::impl::late_at(slot_index index) const {
+    const slot& it = slots_[index];
+    if (it.link != link_state::up || it.flight.head == nobody) return never;
+    return std::max(jobs_[it.flight.head].sent_at[index] + config_.request_timeout, patient_until_);
+}
+
 void engine::impl::tick(actions& out) {
     for (slot_index i = 0; i < max_slots; ++i) {
         slot& it = slots_[i];
         if (!it.used) continue;
-        const std::uint32_t oldest = it.flight.head;
-        if (it.link == link_state::up && oldest != nobody &&
-            jobs_[oldest].sent_at[i] + config_.request_timeout <= now_) {
+        if (late_at(i) <= now_) {
             it.demote_at = required(it) ? now_ : never;
             fail_link(i, fmt::format("did not answer for {} ms", config_.request_timeout.count()), out);
         }
@@ -223,8 +239,7 @@ instant engine::impl::next_tick() const {
     for (slot_index i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
         if (!it.used) continue;
-        if (it.link == link_state::up && it.flight.head != nobody)
-            next = std::min(next, jobs_[it.flight.head].sent_at[i] + config_.request_timeout);
+        next = std::min(next, late_at(i));
         if (it.link == link_state::down) next = std::min(next, it.retry_at);
         if (it.link == link_state::up && !required(it)) next = std::min(next, it.resync_at);
         next = std::min(next, it.space_at);
@@ -374,6 +389,14 @@ void engine::on_lease(instant until) {
     impl_->lease_until_ = until;
 }
 
+void engine::on_share(const copy_share& share) {
+    impl_->share_ = share;
+}
+
+bool engine::copying() const {
+    return impl_->copying();
+}
+
 void engine::on_fenced(instant now, actions& out) {
     impl_->now_ = now;
     impl_->fail_everything(engine_state::fenced, "another epoch owns the volume", out);
@@ -387,7 +410,9 @@ void engine::detach(instant now, actions& out) {
 }
 
 void engine::on_tick(instant now, actions& out) {
+    const instant due = impl_->next_tick();
     impl_->now_ = now;
+    impl_->forgive_own_gap(due);
     impl_->tick(out);
     impl_->settle(out);
 }

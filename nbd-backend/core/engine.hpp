@@ -55,6 +55,11 @@ public:
     /// taken from here: they change only by this engine's own proposals, or by losing the epoch.
     void on_membership(const std::vector<replica_member>& members, instant now, actions& out);
 
+    /// The volume's other extents, as of now: what this engine copies in the background counts against one limit.
+    void on_share(const copy_share& share);
+    /// Has this engine something to copy in the background?
+    [[nodiscard]] bool copying() const;
+
     /// Nobody else can become the writer before this instant (R1: our node's lease); reads need no E7 round until then.
     void on_lease(instant until);
 

@@ -122,26 +122,34 @@ bool engine::impl::copying_to(slot_index index) const {
     });
 }
 
+/// Is an application active, on whichever extent?
+bool engine::impl::busy() const {
+    return application_jobs_ > 0 || now_ - std::max(active_at_, share_.active_at) < config_.busy_window;
+}
+
 /// Copies in the background yield: to the policy's rate always, to an application that is active by another rate and by
-/// having only one chunk locked at a time.
+/// having only one chunk locked at a time. Both rates are the volume's: an engine takes its share of them.
 bool engine::impl::may_copy_now() const {
     if (now_ < pace_at_) return false;
-    if (application_jobs_ == 0 && now_ - active_at_ >= config_.busy_window) return true;
+    if (!busy()) return true;
     return std::none_of(copies_.begin(), copies_.end(), [](const copy& it) { return it.used; });
 }
 
 void engine::impl::pace(std::uint64_t bytes) {
     std::uint64_t rate = config_.policy.resync_rate;
-    const bool busy = application_jobs_ > 0 || now_ - active_at_ < config_.busy_window;
-    if (busy && config_.busy_rate != 0 && (rate == 0 || rate > config_.busy_rate)) rate = config_.busy_rate;
+    if (busy() && config_.busy_rate != 0 && (rate == 0 || rate > config_.busy_rate)) rate = config_.busy_rate;
     if (rate == 0) return;
-    const auto pause = static_cast<double>(bytes) / static_cast<double>(rate);
+    const auto pause = static_cast<double>(bytes) * std::max(share_.extents, 1U) / static_cast<double>(rate);
     pace_at_ = std::max(pace_at_, now_) + std::chrono::duration_cast<instant>(std::chrono::duration<double>(pause));
 }
 
 /// Is there a copy that only waits for its time?
 bool engine::impl::background_waits() const {
-    if (!serving() || pace_at_ <= now_) return false;
+    return pace_at_ > now_ && copying();
+}
+
+bool engine::impl::copying() const {
+    if (!serving()) return false;
     return !unrecovered_.empty() || scrub_.running || std::any_of(slots_.begin(), slots_.end(), [](const slot& it) {
         return it.used && it.syncing && !it.todo.empty();
     });

@@ -44,6 +44,10 @@ public:
     // A replica that refuses what a resync writes (a full or broken drive) is not copied to in a loop.
     static constexpr std::chrono::milliseconds resync_backoff_min{1000};
     static constexpr std::chrono::milliseconds resync_backoff_max{60000};
+    // Overwrites go on on a full drive: only after a while without a refusal is it told as one with space. Longer than
+    // the pause between two attempts of a resync.
+    static constexpr std::chrono::milliseconds full_memory{300000};
+    static_assert(full_memory > resync_backoff_max);
 
     enum class job_owner : std::uint8_t { application, copy, trust, detach, map, clear, upkeep, ping };
     enum class job_phase : std::uint8_t { idle, parked, claiming, recovering, running, reading_later, unconfirmed };
@@ -124,7 +128,8 @@ public:
         std::uint64_t flush_mark = 0;  // the sweep before which all changes are known to be on stable storage
         std::uint32_t starved = 0;     // owed for want of space
         instant space_at = never;      // when they are tried again
-        bool full = false;             // has refused a change for want of space since the last one that it took
+        bool full = false;             // has refused a change for want of space, not long ago
+        instant full_at{0};            // when it did so last
     };
 
     /// Where a scrub of one chunk stands: the next piece is read from one replica after the other, then compared.
@@ -180,6 +185,8 @@ public:
     void detach(actions& out);
     void continue_detach(actions& out);
     void on_policy(const engine_policy& policy, actions& out);
+    void forgive_own_gap(instant due);
+    instant late_at(slot_index index) const;
     void tick(actions& out);
     instant next_tick() const;
     engine_status status(instant now) const;
@@ -270,6 +277,8 @@ public:
     void consider_promotion(slot_index index, actions& out);
     void on_trust_flushed(slot_index index, int error, actions& out);
     bool copying_to(slot_index index) const;
+    bool busy() const;
+    bool copying() const;
     bool may_copy_now() const;
     void pace(std::uint64_t bytes);
     bool background_waits() const;
@@ -307,6 +316,7 @@ public:
     engine_state state_ = engine_state::fencing;
     instant now_{0};
     std::array<slot, max_slots> slots_;
+    instant patient_until_ = instant::min();  // nobody is late before this: we were stopped ourselves
 
     std::deque<job> jobs_;  // a deque: references stay valid while jobs are added
     std::vector<std::uint32_t> free_jobs_;
@@ -349,6 +359,7 @@ public:
 
     instant pace_at_{0};                         // when the background may copy again
     instant active_at_{-std::chrono::hours(1)};  // the application's last sign of life
+    copy_share share_;
     scrub_status scrub_;
     std::uint64_t scrub_cursor_ = 0;
     std::uint32_t scrub_notes_ = 0;

@@ -302,6 +302,10 @@ void engine::impl::on_op_done(op_result what, actions& out) {
             note(out, notice::level::info, describe(from) + ": has space again");
         }
     }
+    if (is_change(it.kind) && source.full && source.starved == 0 && now_ - source.full_at >= full_memory) {
+        source.full = false;
+        note(out, notice::level::info, describe(from) + ": has had space for a while");
+    }
     if (is_change(it.kind) && !it.fua) ++source.changes_done;
     if (it.kind == op_kind::flush) {
         source.changes_flushed = std::max(source.changes_flushed, it.flush_mark[from]);
@@ -358,7 +362,15 @@ void engine::impl::on_op_failed(std::uint32_t index, slot_index from, int error,
     }
     if (needed && !is_upkeep(it)) owe(index, from);
     source.demote_at = needed ? now_ : never;
-    if (error == ENOSPC) source.full = true;
+    if (error == ENOSPC) {
+        if (!source.full && !needed)
+            note(out, notice::level::error,
+                 fmt::format("{}: its drive is full, so it cannot be brought up to date: free space on that drive or "
+                             "enlarge it; it is tried again by itself",
+                             describe(from)));
+        source.full = true;
+        source.full_at = now_;
+    }
     if (!needed) {
         source.resync_at = now_ + source.resync_backoff;
         source.resync_backoff = std::min(source.resync_backoff * 2, resync_backoff_max);
@@ -376,9 +388,11 @@ void engine::impl::on_no_space(std::uint32_t index, slot_index from, actions& ou
         note(out, notice::level::error,
              fmt::format("{}: its drive is full: {}", describe(from),
                          config_.policy.on_full == full_policy::hold
-                             ? "writes that need space wait until there is some; free space or add a drive"
-                             : "writes that need space fail; free space or add a drive"));
+                             ? "writes that need space wait for it: free space on that drive or enlarge it; with "
+                               "on-full=fail they fail instead"
+                             : "writes that need space fail: free space on that drive or enlarge it"));
     source.full = true;
+    source.full_at = now_;
     // Only who can be read can give back what was there; one that is about to be trusted, or is behind, waits instead.
     if (it.owner == job_owner::application && config_.policy.on_full == full_policy::fail &&
         (readable() & bit(from)) != 0) {

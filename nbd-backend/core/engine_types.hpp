@@ -166,12 +166,18 @@ std::string_view to_string(full_policy policy) noexcept;
 
 /// What may change while the volume is attached.
 struct engine_policy {
-    std::uint64_t resync_rate = 0;  // bytes per second that copies in the background may move together; 0: no limit
+    std::uint64_t resync_rate = 0;  // bytes per second of the volume's copies in the background; 0: no limit
     full_policy on_full = full_policy::hold;
     std::uint64_t scrub = 0;  // serial of the scrub that is wanted: one with a higher serial than the last begins
     std::uint32_t min_replicas = 0;  // R4: from now on as engine_config::min_replicas; 0: as it was
 
     friend bool operator==(const engine_policy&, const engine_policy&) = default;
+};
+
+/// What an engine must know of the volume's other extents, so that the policy's rate holds for the volume.
+struct copy_share {
+    std::uint32_t extents = 1;                   // that have something to copy now, this one included; at least 1
+    instant active_at = -std::chrono::hours(1);  // an application's last request to any of them
 };
 
 struct engine_config {
@@ -180,7 +186,9 @@ struct engine_config {
     bool clean = false;                   // the last writer detached in order (R11): the replicas are equal
     std::vector<replica_member> members;  // becomes slots 0..n-1
 
-    std::chrono::milliseconds request_timeout{5000};   // an op older than this fails its replica (R4)
+    // An op older than this fails its replica (R4). An engine whose tick comes more than a quarter of it too late was
+    // stopped itself, and gives everybody a new one.
+    std::chrono::milliseconds request_timeout{5000};
     std::chrono::milliseconds reconnect_window{2000};  // how long a lost link may come back without a demotion (R4)
     std::chrono::milliseconds attach_timeout{5000};    // how long R2 waits for a replica before it is demoted
     std::chrono::milliseconds retry_min{100};          // pause between attempts to connect, doubling …
@@ -193,7 +201,8 @@ struct engine_config {
     std::chrono::milliseconds clear_idle{5000};     // R6: a region without a change for this long is cleared (lazily)
     std::chrono::milliseconds space_retry{500};     // full_policy::hold: how often a write without space is tried again
     std::chrono::milliseconds busy_window{200};     // an application that was active within this makes copies yield …
-    std::uint64_t busy_rate = 64ULL * 1024 * 1024;  // … to this many bytes per second, if the policy allows more
+    std::uint64_t busy_rate = 64ULL * 1024 * 1024;  // … to this many bytes per second of the volume, if the policy
+                                                    // allows more
 };
 
 enum class engine_state : std::uint8_t {

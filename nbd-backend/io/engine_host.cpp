@@ -17,6 +17,9 @@ namespace {
 // An engine that names an instant in the past is called again after this, so that no bug of its can spin the timer.
 constexpr core::instant tick_pause_min = std::chrono::milliseconds(1);
 
+// How exactly the engines know of each other's applications; well below engine_config::busy_window.
+constexpr core::instant active_resolution = std::chrono::milliseconds(20);
+
 core::engine_config engine_config_of(std::uint32_t extent, const core::attach_config& config) {
     core::engine_config one;
     one.size_bytes = config.extents[extent].size_bytes;
@@ -52,7 +55,8 @@ engine_host::scratch& engine_host::thread_scratch() {
     return mine;
 }
 
-engine_host::engine_host(std::uint32_t extent, const core::attach_config& config, outbox& to_weftd, tick_timer& timer)
+engine_host::engine_host(std::uint32_t extent, const core::attach_config& config, outbox& to_weftd, tick_timer& timer,
+                         copy_budget& budget)
     : extent_(extent),
       epoch_(config.epoch),
       size_bytes_(config.extents[extent].size_bytes),
@@ -60,6 +64,7 @@ engine_host::engine_host(std::uint32_t extent, const core::attach_config& config
       request_timeout_(config.request_timeout_ms),
       outbox_(to_weftd),
       timer_(timer),
+      budget_(budget),
       poller_(fmt::format("weft-x{}", extent)),
       engine_(engine_config_of(extent, config)) {
     for (const core::member_address& replica : config.extents[extent].replicas)
@@ -78,8 +83,17 @@ void engine_host::drive(driver who, Event event) {
         const std::lock_guard lock(mutex_);
         // Inside the lock, so that time never runs backwards for the engine.
         const core::instant time = now();
+        engine_.on_share({std::max(budget_.copying.load(std::memory_order_relaxed), 1U),
+                          core::instant(budget_.active_at.load(std::memory_order_relaxed))});
         event(time, work);
         take_out(work);
+        if (const bool copies = engine_.copying(); copies != copying_) {
+            copying_ = copies;
+            if (copies)
+                budget_.copying.fetch_add(1, std::memory_order_relaxed);
+            else
+                budget_.copying.fetch_sub(1, std::memory_order_relaxed);
+        }
         if (!stopped_) work.due = std::max(engine_.next_tick(), time + tick_pause_min);
     }
     carry_out(who, work);
@@ -177,6 +191,9 @@ void engine_host::stop() {
 void engine_host::submit(request_part& part, core::request what) {
     what.cookie = &part;
     drive(driver::submitter, [&](core::instant time, scratch& work) {
+        // Not at every request: the other processors' copies of the line would have to go each time.
+        if (time.count() - budget_.active_at.load(std::memory_order_relaxed) > active_resolution.count())
+            budget_.active_at.store(time.count(), std::memory_order_relaxed);
         part.previous = nullptr;
         part.next = outstanding_;
         if (outstanding_ != nullptr) outstanding_->previous = &part;

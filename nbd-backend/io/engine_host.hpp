@@ -13,6 +13,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -42,9 +43,17 @@ protected:
     ~outbox() = default;
 };
 
+/// What the engines of one volume share: the policy's rate for copies in the background is the volume's. Any thread;
+/// the values are read without a common lock, because a share that is late by one copied piece does no harm.
+struct copy_budget {
+    std::atomic<std::uint32_t> copying{0};                                            // engines
+    std::atomic<core::instant::rep> active_at{core::copy_share{}.active_at.count()};  // core::copy_share
+};
+
 class engine_host final : public link_owner {
 public:
-    engine_host(std::uint32_t extent, const core::attach_config& config, outbox& to_weftd, tick_timer& timer);
+    engine_host(std::uint32_t extent, const core::attach_config& config, outbox& to_weftd, tick_timer& timer,
+                copy_budget& budget);
     ~engine_host();
     engine_host(const engine_host&) = delete;
     engine_host& operator=(const engine_host&) = delete;
@@ -98,6 +107,7 @@ private:
     const std::chrono::milliseconds request_timeout_;
     outbox& outbox_;
     tick_timer& timer_;
+    copy_budget& budget_;
     link_poller poller_;
 
     std::mutex mutex_;
@@ -109,6 +119,7 @@ private:
     std::array<std::string, core::max_slots> last_loss_;  // told already
     request_part* outstanding_ = nullptr;
     bool stopped_ = false;
+    bool copying_ = false;  // counted in budget_
 };
 
 }  // namespace weft::io

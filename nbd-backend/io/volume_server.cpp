@@ -33,7 +33,7 @@ volume_server::volume_server(core::attach_config config)
     for (std::uint32_t i = 0; i < config_.extents.size(); ++i) {
         starts_.push_back(start);
         start += config_.extents[i].size_bytes;
-        hosts_.push_back(std::make_unique<engine_host>(i, config_, control_.out(), timer_));
+        hosts_.push_back(std::make_unique<engine_host>(i, config_, control_.out(), timer_, budget_));
     }
     starts_.push_back(start);
 }

@@ -68,6 +68,7 @@ private:
     std::vector<std::uint64_t> starts_;  // of the extents, and the volume's end: one more than there are extents
     control_server control_;
     tick_timer timer_;
+    copy_budget budget_;
     std::vector<std::unique_ptr<engine_host>> hosts_;
 };
 

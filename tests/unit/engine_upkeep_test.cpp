@@ -610,3 +610,122 @@ TEST_CASE("engine: scrub mends a replica that is being resynced, too") {
     }
     CHECK(mended);
 }
+
+TEST_CASE("engine: R4 an engine that was stopped itself does not blame a replica whose answer it has not read yet") {
+    // Bug guarded against: after SIGCONT, or a suspend of the host, the tick came before what lay in the sockets, and
+    // a healthy replica was demoted.
+    engine_script s({good, good});
+    s.up(0);
+    s.up(1);
+    s.submit(op_kind::write, 0, 4096, 1);
+    CHECK(s.answer_next(0, op_kind::write));
+    s.now += std::chrono::seconds(60);
+    s.subject().on_tick(s.now, s.out);
+    CHECK_FALSE(s.closing(1));
+    SUBCASE("the answer is there") {
+        CHECK(s.answer_next(1, op_kind::write));
+        CHECK(s.completed(1) == 0);
+    }
+    SUBCASE("it is not") {
+        s.pass(milliseconds(4999));
+        CHECK_FALSE(s.closing(1));
+        s.pass(milliseconds(1));
+        CHECK(s.closing(1));
+    }
+}
+
+TEST_CASE("engine: R4 a lost link has its window to come back after the engine was stopped itself") {
+    // Bug guarded against: the window was over at once, before a single attempt to connect.
+    engine_script s({good, good});
+    s.up(0);
+    s.up(1);
+    s.down(1);
+    s.now += std::chrono::seconds(60);
+    s.subject().on_tick(s.now, s.out);
+    s.pong();
+    CHECK_FALSE(s.take_proposal());
+    s.pass(milliseconds(2000));
+    CHECK(s.take_proposal());
+}
+
+TEST_CASE("engine: the rate of copies is the volume's: an engine takes its share, and yields to all applications") {
+    // Bug guarded against: every extent copied at the whole rate, and only its own application slowed it down.
+    for (const std::uint32_t extents : {1U, 2U}) {
+        auto config = engine_script::config({good, half}, true, 1);
+        config.policy.resync_rate = 32 * chunk;  // a chunk in 31.25 ms
+        engine_script s(config);
+        s.subject().on_share({extents, instant{0}});
+        s.up(0);
+        s.up(1);
+        CHECK(s.subject().copying());
+        s.answer_all();
+        s.pass(milliseconds(32 * extents - 2));
+        s.answer_all();
+        CHECK(s.status().slots[1].resync_done_bytes == chunk);
+        s.pass(milliseconds(2));
+        s.answer_all();
+        CHECK(s.status().slots[1].resync_done_bytes == 2 * chunk);
+    }
+    auto config = engine_script::config({good, half}, true, 1);
+    config.busy_rate = chunk;  // a chunk in 1000 ms
+    config.busy_window = milliseconds(200);
+    engine_script s(config);
+    s.subject().on_share({1, s.now});  // another extent's application
+    s.up(0);
+    s.up(1);
+    s.answer_all();
+    CHECK(s.status().slots[1].resync_done_bytes == chunk);
+    s.pass(milliseconds(999));
+    s.answer_all();
+    CHECK(s.status().slots[1].resync_done_bytes == chunk);
+}
+
+TEST_CASE("engine: scrub looks at each block of a piece that no replica can read as a whole") {
+    // Bug guarded against: each had another bad block in it, and all of it was passed over. Seed 3100288.
+    engine_script s({good, good});
+    s.up(0);
+    s.up(1);
+    set_policy(s, {0, full_policy::hold, 1});
+    while (!s.out.send.empty()) {
+        const io_op op = s.out.send.front();
+        s.out.send.erase(s.out.send.begin());
+        const std::uint64_t bad = op.slot == 0 ? 0 : 4096;
+        const bool rotten = op.kind == op_kind::read && op.offset <= bad && bad < op.offset + op.length;
+        if (op.kind == op_kind::read && !rotten) fill(op, 1);
+        s.answer(op, rotten ? EIO : 0);
+    }
+    CHECK(s.status().scrub.repaired_bytes == 8192);
+}
+
+TEST_CASE("engine: a resync onto a full drive is told once, and says what helps") {
+    engine_script s({good, half});
+    s.up(0);
+    s.up(1);
+    const auto told = [&] {
+        return std::count_if(s.out.notices.begin(), s.out.notices.end(), [](const notice& n) {
+            return n.text.find("cannot be brought up to date") != n.text.npos;
+        });
+    };
+    const auto drain = [&] {
+        while (!s.out.send.empty()) {
+            const io_op op = s.out.send.front();
+            s.out.send.erase(s.out.send.begin());
+            const bool asks = op.kind == op_kind::block_status || op.kind == op_kind::map_status;
+            s.answer(op, op.kind == op_kind::write ? ENOSPC : 0,
+                     asks ? std::vector<stretch>{{op.length, false}} : std::vector<stretch>{});
+        }
+    };
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        for (int pause = 0; pause < 20 && !s.closing(1); ++pause) {
+            drain();
+            if (!s.closing(1)) s.pass(milliseconds(500));
+        }
+        REQUIRE(s.closing(1));
+        CHECK(told() == 1);
+        s.down(1);
+        drain();
+        s.pass(milliseconds(1000));
+        s.up(1);
+    }
+    CHECK(s.status().slots[1].full);
+}
