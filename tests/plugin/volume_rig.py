@@ -34,7 +34,7 @@ class ReplicaServer:
     def __init__(self, rig, number):
         self.rig, self.number = rig, number
         self.host, self.port = rig.host, 7480 + number
-        self.drive = rig.path / f"drive{number}"
+        self.drive = rig.drives.get(number, rig.path / f"drive{number}")
         self.log = rig.path / f"replica{number}.log"
         self.process = None
         drive_tool("init", self.drive, rig.cluster, f"n{number}")
@@ -116,7 +116,8 @@ class VolumeServer:
 
 
 class Rig:
-    def __init__(self, workspace, name, replicas=2, extents=(64 * MIB,), times=None, min_replicas=1):
+    def __init__(self, workspace, name, replicas=2, extents=(64 * MIB,), times=None, min_replicas=1,
+                 drives=None):
         self.workspace = workspace
         self.path = workspace.path / name
         self.path.mkdir()
@@ -127,6 +128,7 @@ class Rig:
         self.sizes, self.min_replicas = extents, min_replicas
         self.times = {"request_timeout_ms": 2000, "reconnect_window_ms": 700, "attach_timeout_ms": 4000,
                       **(times or {})}
+        self.drives = drives or {}  # server number -> directory, where it is not to be below the rig's
         self.servers = [ReplicaServer(self, n) for n in range(replicas)]
         self.ids = [[str(uuid.uuid4()) for _ in range(replicas)] for _ in extents]  # [extent][server]
         self.states = [{replica: "up_to_date" for replica in ids} for ids in self.ids]
