@@ -31,6 +31,7 @@ void engine::impl::begin_recovery(const std::string& why, actions& out) {
         unrecovered_.add(dirty_on(all));
     else
         unrecovered_.set_all();
+    resync_unrecovered();
     recovery_cursor_ = 0;
     damaged_.clear_all();
     for (copy& it : copies_)
@@ -59,12 +60,17 @@ void engine::impl::want_recovered(std::uint32_t index) {
         wanted_chunks_.push_back(chunk);
 }
 
-/// The replicas may differ there from now on. Whoever is being resynced needs those chunks (again): a recovery makes
-/// equal what is required, from whichever source it chooses, and that need not be what this one has.
+/// The replicas may differ there from now on.
 void engine::impl::mark_unequal(std::uint64_t first, std::uint64_t last) {
     unrecovered_.set(first, last);
+    resync_unrecovered();
+}
+
+/// Whoever is being resynced needs (again) what is to be recovered: a recovery makes equal what is required, from
+/// whichever source it chooses, and that need not be what this one has.
+void engine::impl::resync_unrecovered() {
     for (slot& it : slots_)
-        if (it.used && it.syncing) it.todo.set(first, last);
+        if (it.used && it.syncing) it.todo.add(unrecovered_);
 }
 
 void engine::impl::on_chunk_recovered(std::uint64_t chunk) {

@@ -273,6 +273,7 @@ public:
     void copy_out(std::uint32_t index, op_kind kind, std::uint32_t length, slot_mask source, actions& out);
     void end_copy(std::uint32_t index, bool done, actions& out);
     void mark_unequal(std::uint64_t first, std::uint64_t last);
+    void resync_unrecovered();
     void on_chunk_recovered(std::uint64_t chunk);
     void consider_promotion(slot_index index, actions& out);
     void on_trust_flushed(slot_index index, int error, actions& out);
