@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process dies at every named step of attach, detach, demote, resync, repair, create and remove: afterwards the volume
-works, its data is intact and nothing leaks.
+"""A process dies at every named step of attach, detach, demote, resync, repair, create and remove: afterwards the
+volume works, its data is intact and nothing leaks.
 
 Needs a build with crash points; `tests/run crash` makes one:  make BUILD=build-crash CRASH_POINTS=1
 """

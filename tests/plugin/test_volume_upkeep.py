@@ -215,8 +215,8 @@ def test_the_rate_of_a_resync_holds_for_the_volume_and_an_application_comes_firs
 
 
 class GrowingDrive:
-    """An XFS in an image, most of it taken, then enlarged. (Of ext4 the kernel asks CAP_SYS_RESOURCE for that, which root
-    in a container may lack; of XFS CAP_SYS_ADMIN.)"""
+    """An XFS in an image, most of it taken, then enlarged. (For ext4 the kernel asks CAP_SYS_RESOURCE, which root in a
+    container may lack; for XFS CAP_SYS_ADMIN.)"""
 
     def __init__(self, base):
         self.image, self.mounted = base / "image", base / "fs"
