@@ -16,6 +16,10 @@ meta_keeper::meta_keeper(replica_file& file, const std::string& boot_id, failure
       failure_(failure),
       change_boot_id_(file.meta().change_boot_id),
       map_(file.meta()) {
+    // A predecessor may have been killed between writing and syncing: what is read here may be in the kernel only.
+    // Bits, epoch and boot id count as durable from here on, so they must be (R2, R6).
+    if (const int problem = file_.sync_meta(); problem != 0)
+        (void)fail(problem, "sync what the last server has written");
     load_map(report);
     keeps_bitmap_ = file_.meta().keeps_bitmap();
     may_change_ = file_.meta().change_boot_id == boot_id_ && file_.meta().keeps_bitmap();

@@ -40,6 +40,7 @@ void replica_server::next_step(std::uint64_t usual_us, std::function<void()> wha
 void replica_server::open(core::fence_key key, std::function<void(const opened&)> told) {
     if (!alive_) return;
     next_step(50, [this, key, told = std::move(told)] {
+        data.sync_page();  // as meta_keeper does at its beginning: what was loaded may be in the kernel only
         fence_->announce(key);
         wake_openers();
         try_open(key, told);
