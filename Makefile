@@ -113,7 +113,7 @@ check: ## Build, unit tests, simulator, style and layers: two minutes, no root
 	@BUILD=$(BUILD) tests/run style unit sim
 
 test: ## Everything: check, sanitizers, plugin and cluster tests with a private Docker Engine (root, under 40 minutes)
-	@scripts/install-deps build test
+	@scripts/install-deps build test vm
 	@BUILD=$(BUILD) tests/run
 
 demo: ## A database under load survives a storage node's death (root; starts its own Docker Engine, leaves nothing)
@@ -132,5 +132,7 @@ torture: ## Random faults on real processes: ROUNDS=n rounds from SEED=s on; SEE
 	@scripts/install-deps build test
 	@$(SUBMAKE) all
 	@BUILD=$(BUILD) tests/torture/torture.py --rounds $(or $(ROUNDS),200) --seed $(SEED)
+
+include tests/vm/vm.mk
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

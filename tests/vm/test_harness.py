@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every other scenario relies on: a guest with systemd, udev and the modules; cuts that are cuts."""
+import pytest
+
+from harness.channel import CommandError
+
+MIB = 1 << 20
+GUEST = {"disks": {"data": 64 * MIB, "pulled": 64 * MIB}}
+
+
+def test_systemd_reaches_its_target_with_no_failed_unit(guest):
+    assert guest.output("systemctl is-active multi-user.target") == "active"
+    assert guest.output("systemctl --failed --plain --no-legend") == ""
+    assert guest.output("cat /proc/1/comm") == "systemd"
+    assert guest.output("hostname") == "guest"
+
+
+def test_a_command_gives_code_streams_and_input(guest):
+    outcome = guest.run("cat; echo oops >&2; exit 7", stdin="hello", check=False)
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (7, "hello", "oops\n")
+    with pytest.raises(CommandError, match="exit 1"):
+        guest.run(["false"])
+    assert guest.run("kill -9 $$", check=False).code == -9
+
+
+def test_large_output_arrives_whole_while_other_commands_run(guest):
+    loud = guest.popen("head -c 5000000 /dev/zero | tr '\\0' x")
+    assert [guest.output(f"echo {number}") for number in range(5)] == list("01234")
+    assert loud.wait(300).stdout == "x" * 5000000
+
+
+def test_a_command_that_hangs_is_killed_with_what_it_started(guest):
+    with pytest.raises(AssertionError, match="no end after 3 s; so far:\nbegun"):
+        guest.run("echo begun; sleep 12345 & sleep 12345", timeout=3)
+    guest.wait_until("! pgrep -f 'sleep 1234[5]'", 60, "the sleepers to be dead")
+
+
+def test_a_file_goes_in_and_comes_out(guest):
+    content = bytes(range(256)) * 100
+    guest.put("/run/below/a file", content, mode=0o600)
+    assert guest.get("/run/below/a file") == content
+    assert guest.output(["stat", "-c", "%a", "/run/below/a file"]) == "600"
+
+
+@pytest.mark.parametrize("module", ["nbd", "dm-mod", "dm-raid", "raid1", "dm-crypt", "dm-flakey", "dm-delay",
+                                    "dm-log-writes", "dm-snapshot", "loop", "ext4", "xfs", "fuse"])
+def test_module_loads(guest, module):
+    guest.run(["modprobe", module])
+
+
+def test_a_dm_linear_table_over_a_disk_gets_its_node_from_udev(guest):
+    disk = guest.disks["data"].path
+    guest.run(f"echo '0 2048 linear {disk} 2048' | dmsetup create joined")
+    try:
+        assert guest.output("test -L /dev/mapper/joined && blockdev --getsize64 /dev/mapper/joined") == str(MIB)
+        guest.run(f"echo here | dd of=/dev/mapper/joined conv=fsync status=none && dd if={disk} bs=1M skip=1 count=1 "
+                  "iflag=direct status=none | head -c 4 | grep --quiet here")
+    finally:
+        guest.run("dmsetup remove joined")
+    assert guest.run("test -e /dev/mapper/joined", check=False).code != 0
+
+
+def test_the_host_is_read_only(guest, tmp_path):
+    here = tmp_path / "file"
+    here.write_text("host's")
+    guest.run(f"cat {here} && echo guest > {here}")
+    assert here.read_text() == "host's"
+
+
+def test_a_power_cut_loses_what_was_not_synced_and_nothing_else(guest):
+    disk = guest.disks["data"].path
+    guest.run(f"mkfs.ext4 -q {disk} && mount {disk} /mnt")
+    # Longer than the test: nothing is written back but what is synced.
+    guest.run("echo 360000 >/proc/sys/vm/dirty_writeback_centisecs; echo 360000 >/proc/sys/vm/dirty_expire_centisecs")
+    guest.run("echo kept >/mnt/synced && sync /mnt/synced /mnt && echo lost >/mnt/unsynced && cat /mnt/unsynced")
+    boot = guest.output("cat /proc/sys/kernel/random/boot_id")
+    guest.power_cut()
+    guest.start()
+    assert guest.output("cat /proc/sys/kernel/random/boot_id") != boot
+    guest.run(f"mount {disk} /mnt")
+    assert guest.output("cat /mnt/synced") == "kept"
+    assert guest.run("cat /mnt/unsynced", check=False).stdout == ""
+    guest.run("umount /mnt")
+
+
+def test_a_pulled_disk_disappears_and_comes_back(guest):
+    disk = guest.disks["pulled"].path
+    guest.run(f"echo mark | dd of={disk} conv=fsync status=none")
+    guest.pull("pulled")
+    guest.wait_until(f"! test -e {disk}", 60, "udev to take the link away")
+    assert guest.output("lsblk --noheadings --output SERIAL | grep -c pulled || true") == "0"
+    guest.plug("pulled")
+    assert guest.output(f"head -c 4 {disk}") == "mark"
+
+
+def test_two_guests_reach_one_another_until_they_are_cut(make_guests, network):
+    one, two = make_guests(2)
+    one.run("busybox ping -c 3 -W 20 n2")
+    two.run("busybox ping -c 3 -W 20 n1")
+    network.cut(2)
+    assert one.run("busybox ping -c 2 -W 2 n2", check=False).code == 1
+    network.heal(2)
+    one.wait_until("busybox ping -c 1 -W 5 n2", 60, "the other guest to answer again")
+
+
+def test_an_orderly_shutdown_writes_back_and_is_told_in_the_journal(guest):
+    disk = guest.disks["data"].path
+    guest.run(f"mkfs.ext4 -q {disk} && mount {disk} /mnt && echo written >/mnt/file")
+    guest.reboot()
+    assert "Reached target umount.target" in guest.journal.read_text()
+    guest.run(f"mount {disk} /mnt")
+    assert guest.output("cat /mnt/file") == "written"

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# Guests with a real kernel: tests/vm/README.md.
+
+.PHONY: vm-test vm-shell
+vm-test: ## Scenarios on a real kernel in QEMU guests, with nbd, device-mapper, udev, systemd (root); ONLY=expression
+	@scripts/install-deps build test vm
+	@BUILD=$(BUILD) ONLY='$(ONLY)' tests/run vm
+
+vm-shell: ## A guest to play in, with Weft's programs on its PATH; MEMORY=MiB, DISKS=n; `exit` ends it (root)
+	@scripts/install-deps build vm
+	@$(SUBMAKE) all
+	@BUILD=$(BUILD) tests/vm/shell.py --memory $(or $(MEMORY),1024) --disks $(or $(DISKS),2)
