@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""However a run ends, nothing of it stays: QEMU, namespaces, taps, files. What was killed outright is swept by the next.
+"""However a run ends, nothing of it stays: QEMU, namespaces, taps, files. A run that was killed is swept by the next.
 
 Each test runs a session of its own of this suite up to the moment when its guests boot, and ends it.
 """

@@ -5,7 +5,15 @@ import pytest
 from harness.channel import CommandError
 
 MIB = 1 << 20
-GUEST = {"disks": {"data": 64 * MIB, "pulled": 64 * MIB}}
+PROBE = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=touch /run/probed
+[Install]
+WantedBy=basic.target
+"""
+GUEST = {"disks": {"data": 64 * MIB, "pulled": 64 * MIB}, "enable": ["probe.service"],
+         "files": {"/etc/systemd/system/probe.service": PROBE}}
 
 
 def test_systemd_reaches_its_target_with_no_failed_unit(guest):
@@ -13,6 +21,10 @@ def test_systemd_reaches_its_target_with_no_failed_unit(guest):
     assert guest.output("systemctl --failed --plain --no-legend") == ""
     assert guest.output("cat /proc/1/comm") == "systemd"
     assert guest.output("hostname") == "guest"
+
+
+def test_a_unit_that_was_given_to_the_guest_ran_at_boot(guest):
+    guest.run("test -e /run/probed && test -L /etc/systemd/system/basic.target.wants/probe.service")
 
 
 def test_a_command_gives_code_streams_and_input(guest):
@@ -101,6 +113,24 @@ def test_two_guests_reach_one_another_until_they_are_cut(make_guests, network):
     assert one.run("busybox ping -c 2 -W 2 n2", check=False).code == 1
     network.heal(2)
     one.wait_until("busybox ping -c 1 -W 5 n2", 60, "the other guest to answer again")
+
+
+def test_a_persistent_guest_keeps_what_it_changed(make_guest):
+    own = make_guest(persistent=True)
+    own.start()
+    own.run("echo kept >/root/kept; sync /root/kept; rm /usr/bin/factor; sync")
+    own.power_cut()
+    own.start()
+    assert own.output("cat /root/kept") == "kept"
+    assert own.run("test -e /usr/bin/factor", check=False).code == 1
+
+
+def test_a_plugged_in_disk_is_there_after_the_next_boot(guest):
+    guest.plug("late", size=32 * MIB, cache="none")
+    assert guest.output(f"blockdev --getsize64 {guest.disks['late'].path}") == str(32 * MIB)
+    guest.power_cut()
+    guest.start()
+    assert guest.output(f"blockdev --getsize64 {guest.disks['late'].path}") == str(32 * MIB)
 
 
 def test_an_orderly_shutdown_writes_back_and_is_told_in_the_journal(guest):

@@ -11,6 +11,7 @@ changes. Use a guest from one thread at a time.
 """
 import json
 import os
+import shutil
 import subprocess
 import termios
 import time
@@ -26,6 +27,11 @@ from .qmp import Qmp
 BOOT_SECONDS = 400  # a limit for a machine that does other things, not a promise: it takes 20 s when it does not
 STOP_SECONDS = 180
 GIB = 1 << 30
+# A panic reboots at once, which -no-reboot turns into the end of QEMU. A stalled emulator is no stalled kernel.
+KERNEL_PARAMETERS = (
+    "console=ttyS0", "quiet", "loglevel=5", "panic=1", "rcupdate.rcu_cpu_stall_timeout=120", "apparmor=0",
+    "lsm=landlock,bpf", "audit=0", "mitigations=off", "8250.nr_uarts=1", "net.ifnames=0",
+    "systemd.unit=multi-user.target", "systemd.condition-needs-update=0", "systemd.show_status=0")
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "qemu-system-x86_64"
 
@@ -38,7 +44,7 @@ class Guest:
     """`machine`: harness.machine.Machine. `memory` in MiB; `disks`: {name: size in bytes, or dict of Disk's arguments};
     `number` (1..3) puts it into `network`; `enable`, `files`: layer.write. `progress(text)` hears what happens."""
 
-    def __init__(self, machine, name="guest", memory=1024, cpus=2, disks=None, network=None, number=1, hosts=None,
+    def __init__(self, machine, name="guest", memory=1024, cpus=1, disks=None, network=None, number=1, hosts=None,
                  enable=(), files=None, persistent=False, parameters=(), progress=lambda _text: None):
         self.machine, self.name, self.memory, self.cpus = machine, name, memory, cpus
         self.network, self.number, self.parameters, self.progress = network, number, tuple(parameters), progress
@@ -89,7 +95,7 @@ class Guest:
 
     def talk(self):
         """For a person: the serial console is this terminal, with a shell; returns when the guest has ended."""
-        size = os.get_terminal_size()
+        size = shutil.get_terminal_size()
         self.shell = {"cwd": REPOSITORY, "path": self.machine.search_path, "term": os.environ.get("TERM", "linux"),
                       "rows": size.lines, "columns": size.columns}
         self._write_layer()
@@ -235,9 +241,7 @@ class Guest:
     def command(self):
         """QEMU's command line."""
         kernel = [f"weft.modules={self.machine.kernel.root}/lib/modules", f"weft.layer={self.path}/layer",
-                  "console=ttyS0", "quiet", "loglevel=5", "panic=1", "apparmor=0", "audit=0", "mitigations=off",
-                  "net.ifnames=0", "systemd.unit=multi-user.target", "systemd.condition-needs-update=0",
-                  "systemd.show_status=0", "rcupdate.rcu_cpu_stall_timeout=120", *self.parameters]
+                  *KERNEL_PARAMETERS, *self.parameters]
         disks = list(self.disks.values())
         if self._upper:
             kernel.append(f"weft.upper={self._upper.name}")

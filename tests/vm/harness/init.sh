@@ -42,8 +42,9 @@ mount_upper() {
     return 1
 }
 if [ -n "$upper" ]; then
-    mkdir -p /lib
+    mkdir -p /lib /sbin
     ln -s "/host$modules" /lib/modules
+    ln -s /bin/modprobe /sbin/modprobe  # the kernel asks it for ext4's checksum
     for module in virtio_blk ext4; do
         modprobe "$module" || give_up "cannot load $module"
     done
@@ -61,6 +62,8 @@ if [ ! -e /newroot/etc/weft-vm ]; then
     for links in /newroot/etc/systemd/system/*.wants /newroot/etc/systemd/system/*.requires; do
         rm -rf "$links"
     done
+    # Started by its socket when somebody talks to it.
+    rm -f /newroot/usr/lib/systemd/system/multi-user.target.wants/dbus.service
     cp -a "/host$layer/." /newroot/ || give_up "cannot copy $layer"
     : >/newroot/etc/weft-vm  # last: a disk that has it has all of the layer
 fi

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 META_PACKAGE = "linux-image-amd64"
+# Hardware that no guest has or uses: half of the size, and of what udev searches and loads at every boot.
+UNNEEDED = ("drivers/ata", "drivers/gpu", "drivers/i2c", "drivers/infiniband", "drivers/input", "drivers/media",
+            "drivers/net/wireless", "sound")
 
 
 class KernelError(RuntimeError):
@@ -92,8 +95,7 @@ def _unpack(store):
     package.unlink()
     shutil.rmtree(making / "usr", ignore_errors=True)
     version = next((making / "lib" / "modules").iterdir()).name
-    # Hardware that no guest has: half of the size, and of what udev searches at every boot.
-    for unneeded in ("drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/infiniband", "sound"):
+    for unneeded in UNNEEDED:
         shutil.rmtree(making / "lib" / "modules" / version / "kernel" / unneeded, ignore_errors=True)
     _run(["depmod", "--basedir", making, version])
     making.rename(store / version)

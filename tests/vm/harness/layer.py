@@ -27,6 +27,19 @@ MASKED = (
     "modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@loop.service", "dev-mqueue.mount",
     "sys-kernel-debug.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount")
 
+# Programs that systemd runs one after another before the first unit. The others find nothing in a guest.
+GENERATORS = Path("/lib/systemd/system-generators")
+KEPT_GENERATORS = ("systemd-debug-generator", "systemd-fstab-generator")
+
+# udev hears again of what was there before it, without the hundreds of devices that no scenario looks at.
+COLDPLUG = """[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=devices --action=add --prioritized-subsystem=block,net \\
+    """ + " ".join(f"--subsystem-nomatch={name}" for name in (
+        "acpi", "clockevents", "clocksource", "container", "cpu", "dmi", "event_source", "graphics", "input",
+        "machinecheck", "memory", "memory_tiering", "msr", "node", "pci_bus", "platform", "pnp", "rtc", "scsi_host",
+        "serio", "thermal", "tty", "vc", "vtconsole", "wakeup", "workqueue")) + "\n"
+
 AGENT_UNIT = f"""[Unit]
 Description=Weft test agent
 DefaultDependencies=no
@@ -124,6 +137,10 @@ def write(root, name, hosts, address=None, enable=(), files=None, shell=None):
     for unit in MASKED:
         if unit not in enable:
             link(UNITS / unit, "/dev/null")
+    for generator in GENERATORS.iterdir():
+        if generator.name not in KEPT_GENERATORS:
+            link(Path("etc/systemd/system-generators") / generator.name, "/dev/null")
+    put(UNITS / "systemd-udev-trigger.service.d/weft-vm.conf", COLDPLUG)
     for path, text in (files or {}).items():
         put(path, text)
     for unit in enable:
