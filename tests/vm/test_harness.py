@@ -12,7 +12,8 @@ ExecStart=touch /run/probed
 [Install]
 WantedBy=basic.target
 """
-GUEST = {"disks": {"data": 64 * MIB, "pulled": 64 * MIB}, "enable": ["probe.service"],
+GUEST = {"disks": {"data": 64 * MIB, "pulled": 64 * MIB, "flushed": {"size": 64 * MIB, "cache": "volatile"}},
+         "enable": ["probe.service"],
          "files": {"/etc/systemd/system/probe.service": PROBE}}
 
 
@@ -93,6 +94,28 @@ def test_a_power_cut_loses_what_was_not_synced_and_nothing_else(guest):
     assert guest.output("cat /mnt/synced") == "kept"
     assert guest.run("cat /mnt/unsynced", check=False).stdout == ""
     guest.run("umount /mnt")
+
+
+def test_a_volatile_disk_loses_what_was_not_flushed_to_it(guest):
+    disk = guest.disks["flushed"].path
+    guest.run(f"echo old! | dd of={disk} conv=fsync status=none; echo old! | dd of={disk} seek=8 conv=fsync status=none")
+    # O_DIRECT without a flush: it has left the guest's memory.
+    guest.run(f"yes new! | dd of={disk} bs=4096 count=1 seek=1 iflag=fullblock oflag=direct status=none; "
+              f"dd if={disk} bs=4096 skip=1 count=1 iflag=direct status=none | grep --quiet new!")
+    guest.power_cut()
+    guest.start()
+    assert guest.output(f"head -c 4 {disk}; dd if={disk} bs=512 skip=8 count=1 status=none | head -c 4") == "old!old!"
+
+
+def test_a_disk_that_dies_fails_its_requests(guest):
+    disk = guest.disks["flushed"].path
+    guest.run(f"dd if=/dev/zero of={disk} bs=4096 count=1 oflag=direct,sync status=none")
+    guest.fail("flushed")
+    outcome = guest.run(f"dd if=/dev/zero of={disk} bs=4096 count=1 oflag=direct,sync status=none", check=False)
+    assert outcome.code == 1 and "Input/output error" in outcome.stderr
+    guest.power_cut()
+    guest.start()
+    guest.run(f"dd if=/dev/zero of={disk} bs=4096 count=1 oflag=direct,sync status=none")
 
 
 def test_a_pulled_disk_disappears_and_comes_back(guest):

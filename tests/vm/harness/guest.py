@@ -12,6 +12,7 @@ changes. Use a guest from one thread at a time.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import termios
 import time
@@ -82,6 +83,8 @@ class Guest:
         self._began = time.monotonic()
         self._write_layer()
         self.progress(f"{self.name}: booting, {self.memory} MiB")
+        for disk in self.disks.values():
+            disk.power_on(self.machine.workspace.environment())
         with open(self.path / "qemu.log", "a") as log:
             self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                              cwd=self.path, env=self.machine.workspace.environment(),
@@ -149,14 +152,20 @@ class Guest:
         return self.start(boot_timeout)
 
     def power_cut(self):
-        """kill -9 of QEMU: what the guest had in memory is gone. start() boots it again. Idempotent."""
+        """kill -9 of QEMU: what the guest had in memory is gone, and what volatile disks had not flushed. start() boots
+        it again. Idempotent."""
         if self._process:
+            self._process.send_signal(signal.SIGSTOP)  # so that the guest sees no disk die before it dies itself
+            for disk in self.disks.values():
+                disk.power_off()
             self._process.kill()
             self._process.wait()
             self._let_go()
             self.progress(f"{self.name}: power cut")
 
     def _let_go(self):
+        for disk in self.disks.values():
+            disk.power_off()
         for connection in (self._channel, self._qmp):
             if connection:
                 connection.close()
@@ -221,10 +230,18 @@ class Guest:
         self._qmp.wait_event("DEVICE_DELETED", timeout, device=disk.device["id"])
         self.progress(f"{self.name}: disk {name} pulled")
 
+    def fail(self, name):
+        """A volatile disk dies without a word: from now on its requests fail with EIO. A reboot revives it, with what
+        was flushed."""
+        assert self.disks[name].cache == "volatile", "only a volatile disk can die"
+        self.disks[name].power_off()
+        self.progress(f"{self.name}: disk {name} dead")
+
     def plug(self, name, size=None, timeout=120, **how):
         """Puts a pulled disk back; with a size, puts in a new one. Returns when the guest's udev knows it."""
         if size is not None:
-            self._qmp.execute("blockdev-add", **self._make_disk(name, {"size": size, **how}).node)
+            self._make_disk(name, {"size": size, **how}).power_on(self.machine.workspace.environment())
+            self._qmp.execute("blockdev-add", **self.disks[name].node)
         self._qmp.execute("device_add", **self.disks[name].device)
         self.wait_until(["test", "-b", self.disks[name].path], timeout, f"disk {name} to appear")
         self.progress(f"{self.name}: disk {name} plugged in")
