@@ -3,6 +3,8 @@
 
   guest        one for the scenarios of a file, booted by the first, booted again when a test left it dead; how it is
                made is the file's GUEST = dict(…), the arguments of harness.guest.Guest
+  guests       the same for up to three on a network, n1, n2, n3; GUESTS = their number, or a list of such dicts. What
+               the test before cut is healed, the dead are booted again
   make_guest   make_guest(name, …) for the test's own; not started
   make_guests  make_guests(n, …) boots two or three at the same time, on a network
 What a fixture made is gone when it ends, and it looks: QEMU, namespaces, files.
@@ -21,7 +23,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import machine as machines  # noqa: E402
-from harness.guest import PROGRAM, Guest  # noqa: E402
+from harness.guest import BOOT_SECONDS, PROGRAM, Guest  # noqa: E402
 from harness.kernel import KernelError  # noqa: E402
 from harness.network import GuestNetwork  # noqa: E402
 from lib import belongings  # noqa: E402
@@ -109,8 +111,8 @@ def take_away(session, guest):
     """Ends a guest and looks whether anything of it is left."""
     guest.power_cut()
     session.guests.remove(guest)
-    left = [" ".join(belongings.command_line(pid)) for pid in belongings.processes_of(guest.path)
-            if str(guest.path) in " ".join(belongings.command_line(pid))]
+    commands = [" ".join(belongings.command_line(pid)) for pid in belongings.processes_of(guest.machine.workspace.path)]
+    left = [command for command in commands if f"{guest.path}/" in command]
     shutil.rmtree(guest.path)
     assert not left, f"cannot be taken away: {left}"
 
@@ -128,12 +130,20 @@ def module_guest(request, machine, progress):
     take_away(request.session, made)
 
 
+@pytest.fixture(scope="module")
+def ready_guest(module_guest):
+    """ready_guest() is `guest` for fixtures that outlive a test."""
+    def ready():
+        if not module_guest.running:
+            module_guest.power_cut()
+            module_guest.start()
+        return module_guest
+    return ready
+
+
 @pytest.fixture
-def guest(module_guest):
-    if not module_guest.running:
-        module_guest.power_cut()
-        module_guest.start()
-    return module_guest
+def guest(ready_guest):
+    return ready_guest()
 
 
 @pytest.fixture
@@ -148,21 +158,52 @@ def make_guest(request, machine, progress):
         take_away(request.session, guest)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network(workspace):
     made = GuestNetwork(workspace)
     yield made
     made.remove()
 
 
+def members(network, arguments):
+    """[(name, arguments of Guest)] of guests who know one another by name."""
+    hosts = {f"n{number}": network.address(number) for number in range(1, len(arguments) + 1)}
+    return [(name, {"network": network, "number": number, "hosts": hosts, **how})
+            for number, (name, how) in enumerate(zip(hosts, arguments), 1)]
+
+
+def boot(guests):
+    """All at the same time."""
+    for guest in guests:
+        guest.launch()
+    for guest in guests:
+        guest.wait_ready(BOOT_SECONDS * len(guests))
+    return guests
+
+
 @pytest.fixture
 def make_guests(network, make_guest):
     def several(count, **how):
-        """Guests n1, n2, … who know one another by name; booted at the same time."""
-        hosts = {f"n{number}": network.address(number) for number in range(1, count + 1)}
-        guests = [make_guest(name, **{"network": network, "number": number, "hosts": hosts, "cpus": 1, **how})
-                  for number, name in enumerate(hosts, 1)]
-        for guest in guests:
-            guest.launch()
-        return [guest.wait_ready(400 * count) for guest in guests]
+        return boot([make_guest(name, **arguments) for name, arguments in members(network, [how] * count)])
     return several
+
+
+@pytest.fixture(scope="module")
+def module_guests(request, machine, progress, network):
+    wanted = request.module.GUESTS
+    arguments = [{}] * wanted if isinstance(wanted, int) else wanted
+    made = [make(request.session, machine, progress, name, **how) for name, how in members(network, arguments)]
+    yield made
+    for guest in made:
+        take_away(request.session, guest)
+
+
+@pytest.fixture
+def guests(module_guests, network):
+    dead = [guest for guest in module_guests if not guest.running]
+    for guest in module_guests:
+        network.heal(guest.number)
+    for guest in dead:
+        guest.power_cut()
+    boot(dead)
+    return module_guests

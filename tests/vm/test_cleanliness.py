@@ -24,7 +24,7 @@ def session(machine):  # the kernel is there: booting begins at once
     """Another session, that has two guests with a network booting, and its workspace."""
     del machine
     process = subprocess.Popen([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "two_guests",
-                                str(HERE / "test_harness.py")], start_new_session=True, stdout=subprocess.DEVNULL,
+                                str(HERE / "test_network.py")], start_new_session=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
     workspace = ROOT / f"v{process.pid}"
 
