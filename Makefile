@@ -10,6 +10,7 @@ CCACHE   := $(shell command -v ccache 2>/dev/null)
 
 OPTIMIZE ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Werror
+NETLINK  := -lnl-genl-3 -lnl-3
 CXXFLAGS := -std=c++20 $(OPTIMIZE) -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
             -DBOOST_ALL_NO_LIB -DWEFT_VERSION='"$(VERSION)"' -I. \
             $(foreach s,$(SANITIZE),-fsanitize=$(s)) $(if $(SANITIZE),-fno-omit-frame-pointer)
@@ -44,6 +45,8 @@ help: ## This text
 export CCACHE_NOHASHDIR := 1
 # The unit tests' own code runs for a second and compiles for minutes: the compiler's time is what counts there.
 $(BUILD)/tests/unit/%.o: EXTRA_CXXFLAGS += -O0 -g1
+# Apart, so that nothing else finds libnl's headers (or is compiled anew for them).
+$(addprefix $(BUILD)/orchestrator/io/,nbd_netlink.o nbd_watch.o): EXTRA_CXXFLAGS += -isystem /usr/include/libnl3
 .PRECIOUS: $(BUILD)/%.o
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(@D)
@@ -64,7 +67,7 @@ $(BUILD)/nbdkit-weft-%-plugin.so: $(BUILD)/nbd-backend/plugin/%_plugin.o $(BACKE
 
 $(BUILD)/weftd: $(call objects,orchestrator/daemon) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd $(NETLINK) -lfmt -luuid -o $@
 
 $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
@@ -72,7 +75,7 @@ $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 
 $(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd $(NETLINK) -lfmt -luuid -o $@
 
 SEED  ?= 1
 COUNT ?= 1
@@ -89,6 +92,10 @@ $(BUILD)/host-io-test: $(BUILD)/tests/plugin/host_io_test.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"
 	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
 
+$(BUILD)/nbd-tool: $(BUILD)/tests/plugin/nbd_tool.o $(ORCHESTRATOR)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ -lnbd $(NETLINK) -lfmt -luuid -o $@
+
 include tests/fuzz/fuzz.mk
 
 unit: $(UNIT) ## Build and run the unit tests
@@ -99,7 +106,7 @@ format: ## Format every source file in place
 
 tidy: ## clang-tidy over every source file (advice; what .clang-tidy calls an error fails)
 	@git ls-files '*.cpp' ':!tests/unit/cli_sources.cpp' | xargs -P $(shell nproc) -n 1 -I{} \
-	    clang-tidy --quiet {} -- -std=c++20 -I. -DWEFT_VERSION='"$(VERSION)"' 2>/dev/null
+	    clang-tidy --quiet {} -- -std=c++20 -I. -isystem /usr/include/libnl3 -DWEFT_VERSION='"$(VERSION)"' 2>/dev/null
 
 clean: ## Remove the build folder
 	@rm -rf $(BUILD)
