@@ -108,6 +108,13 @@ result<nbd_netlink::connect_request> plan_device(const nbd_spec& spec, const nbd
     return plan;
 }
 
+/// The block layer makes no more hardware queues than there may be processors (__blk_mq_update_nr_hw_queues,
+/// nr_cpu_ids); a socket beyond that would carry nothing, and how many sockets a device has could not be told from its
+/// queues.
+unsigned queues_max() {
+    return static_cast<unsigned>(std::max(::sysconf(_SC_NPROCESSORS_CONF), 1L));
+}
+
 using negotiated = std::vector<negotiated_nbd>;
 
 /// As many connections as the spec and the server want. All of one mind: a server that was replaced in between would
@@ -118,7 +125,7 @@ result<negotiated> negotiate_all(const nbd_spec& spec) {
     while (all.size() < wanted) {
         TRY_ASSIGN(auto one, negotiate_nbd(spec.socket, spec.export_name, spec.handshake_timeout));
         if (all.empty()) {
-            if ((one.served.flags & NBD_FLAG_CAN_MULTI_CONN) != 0) wanted = spec.connections;
+            if ((one.served.flags & NBD_FLAG_CAN_MULTI_CONN) != 0) wanted = std::min(spec.connections, queues_max());
         } else if (one.served != all.front().served) {
             return error{
                 errc::unavailable,

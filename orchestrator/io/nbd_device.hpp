@@ -84,9 +84,10 @@ inline constexpr unsigned nbd_connections_max = 16;
 struct nbd_spec {
     std::filesystem::path socket;  // the volume server's unix socket; below 108 bytes
     std::string export_name;
-    std::string backend;       // encode_nbd_identity(): whose device it is
-    unsigned connections = 1;  // 1..nbd_connections_max, read above why 1; also 1 if the server has no CAN_MULTI_CONN
-    std::uint64_t bytes = 0;   // size of the export; 0: whatever the server says
+    std::string backend;            // encode_nbd_identity(): whose device it is
+    unsigned connections = 1;       // 1..nbd_connections_max, read above why 1. Made fewer: 1 if the server has no
+                                    // CAN_MULTI_CONN, and no more than there are processors (the rest would be idle)
+    std::uint64_t bytes = 0;        // size of the export; 0: whatever the server says
     std::uint32_t block_bytes = 0;  // logical block size, a power of two in 512..4096; 0: what the server prefers
     bool read_only = false;         // also if the server allows writing
     std::chrono::seconds dead_connection = nbd_wait_for_ever;
