@@ -381,7 +381,7 @@ WORKS = """
 def kill_at_each_step(guest, server, verb, words, before="", after=""):
     fields = {"socket": server.socket, "mark": MARK, "verb": verb}
     script = STEPS
-    for name, value in {"before": before, "after": after, "words": words, "first": "1", "stride": "5",
+    for name, value in {"before": before, "after": after, "words": words, "first": "1", "stride": "9",
                         **fields}.items():
         script = script.replace("{" + name + "}", value)
     for name, value in fields.items():
@@ -391,13 +391,13 @@ def kill_at_each_step(guest, server, verb, words, before="", after=""):
 
 def test_connect_killed_at_each_step_is_finished_by_the_next(guest, tool, server):
     steps = kill_at_each_step(guest, server, "connect", "connect {socket} '' {mark} 2", after=WORKS)
-    assert steps > 40
+    assert steps > 20
 
 
 def test_disconnect_killed_at_each_step_is_finished_by_the_next(guest, tool, server):
     steps = kill_at_each_step(guest, server, "disconnect", "disconnect {mark}",
                               before="connect >/dev/null || fail connect")
-    assert steps > 40
+    assert steps > 20
 
 
 def test_reconfigure_killed_at_each_step_is_finished_by_the_next(guest, tool, watch):
