@@ -308,9 +308,9 @@ def test_a_stopped_server_with_a_full_socket_must_be_ended_first(guest, tool, se
     index = tool.connect(server)[0]
     server.kill(signal="STOP")
     writer = guest.popen(f"fio --name=fill --filename=/dev/nbd{index} --direct=1 --ioengine=libaio --iodepth=64 "
-                         "--rw=write --bs=64k --size=32m")
-    # A unix socket holds about 200 KiB (net.core.wmem_default): a third request of 64 KiB cannot be sent whole any more.
-    wait_for(lambda: requests_in_flight(guest, index) >= 3, 60, "the socket to be full")
+                         "--rw=write --bs=128k --size=32m")
+    # A unix socket holds about 200 KiB (net.core.wmem_default): a second request of 128 KiB cannot be sent whole.
+    wait_for(lambda: requests_in_flight(guest, index) >= 2, 60, "the socket to be full")
     assert "end that server" in tool.refused("disconnect", MARK, 2000)
     server.kill()
     tool("disconnect", MARK, 60000)
