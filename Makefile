@@ -22,13 +22,15 @@ CXXFLAGS += $(if $(CRASH_POINTS),-DWEFT_CRASH_POINTS)
 LDFLAGS  := -pthread $(foreach s,$(SANITIZE),-fsanitize=$(s))
 
 # folder -> library; a rule per folder is made below
-LIBS := nbd-backend/base nbd-backend/core nbd-backend/io orchestrator/core orchestrator/api orchestrator/io
+LIBS := nbd-backend/base nbd-backend/core nbd-backend/io orchestrator/core orchestrator/api orchestrator/io \
+        dm-tables/core dm-tables/io
 sources = $(wildcard $(1)/*.cpp)
 objects = $(patsubst %.cpp,$(BUILD)/%.o,$(call sources,$(1)))
 archive = $(BUILD)/lib/$(subst /,-,$(1)).a
 
 BACKEND := $(call archive,nbd-backend/io) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
 ORCHESTRATOR := $(foreach l,api io core,$(call archive,orchestrator/$(l))) $(BACKEND)
+DM := $(call archive,dm-tables/io) $(call archive,dm-tables/core)
 BOOST := -lboost_json -lboost_system
 
 PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-plugin.so
@@ -73,9 +75,9 @@ $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
 	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lfmt -luuid -o $@
 
-$(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
+$(UNIT): $(call objects,tests/unit) $(DM) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd $(NETLINK) -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd -ldevmapper -lfmt -luuid -o $@
 
 SEED  ?= 1
 COUNT ?= 1

@@ -29,11 +29,13 @@ LAYERS = {
                             "orchestrator/api", "orchestrator/io"],
     "orchestrator/cli": ["nbd-backend/base", "nbd-backend/core", "nbd-backend/io", "orchestrator/core",
                          "orchestrator/api", "orchestrator/io"],
+    "dm-tables/core": ["nbd-backend/base"],
+    "dm-tables/io": ["nbd-backend/base", "dm-tables/core"],
 }
-PURE = ("nbd-backend/core", "orchestrator/core", "orchestrator/api")
+PURE = ("nbd-backend/core", "orchestrator/core", "orchestrator/api", "dm-tables/core")
 IMPURE = re.compile(r"#include <(thread|mutex|shared_mutex|condition_variable|fstream|iostream|future|unistd\.h|"
                     r"fcntl\.h|pthread\.h|sys/(?!types)[a-z_]+\.h|libnbd\.h|sqlite3\.h|nbdkit-plugin\.h|"
-                    r"boost/(asio|beast).*)>|\b(steady_clock|system_clock)::now\b")
+                    r"libdevmapper\.h|boost/(asio|beast).*)>|\b(steady_clock|system_clock)::now\b")
 UNFINISHED = re.compile(r"\b(" + "TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
 TARGETS = ("all", "check", "test", "demo", "deps", "clean", "help")
 
