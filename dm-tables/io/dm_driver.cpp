@@ -73,6 +73,13 @@ std::string number_text(std::uint64_t major, std::uint64_t minor) {
     return fmt::format("{}:{}", major, minor);
 }
 
+/// Some targets end their words with a space, which a table of ours does not.
+std::string with_single_spaces(const std::string& params) {
+    std::string words;
+    for (const std::string_view word : words_of(params)) words += (words.empty() ? "" : " ") + std::string(word);
+    return words;
+}
+
 /// One request to the kernel.
 class request {
 public:
@@ -114,10 +121,8 @@ public:
             char* params = nullptr;
             next = dm_get_next_target(task_.get(), next, &start, &length, &type, &params);
             if (type == nullptr) break;
-            std::string words;
-            for (const std::string_view word : words_of(without_key(type, params == nullptr ? "" : params)))
-                words += (words.empty() ? "" : " ") + std::string(word);
-            found.push_back({start, length, type, std::move(words)});
+            found.push_back(
+                {start, length, type, with_single_spaces(without_key(type, params == nullptr ? "" : params))});
         } while (next != nullptr);
         return found;
     }
@@ -345,8 +350,7 @@ result<observation> driver::observe(const std::vector<volume_stack>& wanted) {
     for (const volume_stack& stack : wanted)
         for (const dm_device& device : stack.devices)
             for (const std::string& path : devices_of(device.rows))
-                if (const auto number = number_of_path(path); number && !path.starts_with(mapper_folder))
-                    there.numbers[path] = *number;
+                if (const auto number = number_of_path(path)) there.numbers[path] = *number;
     return there;
 }
 

@@ -16,7 +16,7 @@ $(BUILD)/tests/fuzz/%_fuzz-canary.o: tests/fuzz/%_fuzz.cpp
 	@$(CCACHE) $(CXX) $(CXXFLAGS) $(EXTRA_CXXFLAGS) -DWEFT_FUZZ_CANARY -MMD -MP -c $< -o $@
 
 define fuzzer
-$(BUILD)/fuzz/$(1)$(2): $(BUILD)/tests/fuzz/$(1)_fuzz$(2).o $(FUZZ_HELPERS) $(ORCHESTRATOR)
+$(BUILD)/fuzz/$(1)$(2): $(BUILD)/tests/fuzz/$(1)_fuzz$(2).o $(FUZZ_HELPERS) $(DM) $(ORCHESTRATOR)
 	@mkdir -p $$(@D)
 	@echo "  LINK  $$@"
 	@$(CXX) $(LDFLAGS) -fsanitize=fuzzer $$^ $(BOOST) \

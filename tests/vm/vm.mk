@@ -10,3 +10,7 @@ vm-shell: ## A guest to play in, with Weft's programs on its PATH; MEMORY=MiB, D
 	@scripts/install-deps build vm
 	@$(SUBMAKE) all
 	@BUILD=$(BUILD) tests/vm/shell.py --memory $(or $(MEMORY),1024) --disks $(or $(DISKS),2)
+
+$(BUILD)/dm-tool: $(BUILD)/tests/vm/dm_tool.o $(DM) $(call archive,nbd-backend/base)
+	@echo "  LINK  $@"
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -ldevmapper -lfmt -luuid -o $@
