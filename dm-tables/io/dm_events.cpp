@@ -38,7 +38,8 @@ status event_watch::arm() const {
     request.data_size = sizeof(request);
     if (::ioctl(fd_, DM_DEV_ARM_POLL, &request) == 0) return ok();
     if (errno == ENOTTY || errno == EINVAL)
-        return error{errc::unsupported, errno, "this kernel cannot tell of device-mapper's events; it needs Linux 4.13"};
+        return error{errc::unsupported, errno,
+                     "this kernel cannot tell of device-mapper's events; it needs Linux 4.13"};
     return errno_error(errno, "arm the watch on device-mapper's events");
 }
 
@@ -52,7 +53,8 @@ result<std::uint32_t> wait_for_event(const std::string& name, std::uint32_t seen
         if (it->event_number != seen) return it->event_number;
         const auto left =
             std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-        if (left <= 0) return error{errc::timed_out, fmt::format("device {} had no event in {} ms", name, limit.count())};
+        if (left <= 0)
+            return error{errc::timed_out, fmt::format("device {} had no event in {} ms", name, limit.count())};
         pollfd one{watch.descriptor(), POLLIN, 0};
         if (::poll(&one, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000))) < 0 && errno != EINTR)
             return errno_error(errno, "poll device-mapper's events");

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waiting for device-mapper's events: a leg failed, a rebuild came to its end, a table was swapped.
 //
-// dm_task_wait holds a thread that nothing but a signal can free. The control node can be polled instead (DM_DEV_ARM_POLL,
-// linux/dm-ioctl.h, since Linux 4.13): it is readable when any device had an event after the descriptor was armed. So the
-// order is: arm, look at the event numbers (device_info::event_number), poll. An event between arming and looking is seen
-// twice, none is missed.
-// A descriptor of its own, so neither libdevmapper nor its mutex is in this. One thread at a time.
+// dm_task_wait holds a thread that nothing but a signal can free. The control node can be polled instead
+// (DM_DEV_ARM_POLL, linux/dm-ioctl.h, since Linux 4.13): it is readable when any device had an event after the
+// descriptor was armed. So the order is: arm, look at the event numbers (device_info::event_number), poll. An event
+// between arming and looking is seen twice, none is missed. A descriptor of its own, so neither libdevmapper nor its
+// mutex is in this. One thread at a time.
 #pragma once
 
 #include <chrono>
@@ -34,8 +34,8 @@ private:
     int fd_;
 };
 
-/// Waits until the device's event number is not `seen` any more; gives the new one. Errors: timed_out, not_found when the
-/// device is gone, and those of event_watch and driver::info.
+/// Waits until the device's event number is not `seen` any more; gives the new one. Errors: timed_out, not_found when
+/// the device is gone, and those of event_watch and driver::info.
 result<std::uint32_t> wait_for_event(const std::string& name, std::uint32_t seen, std::chrono::milliseconds limit);
 
 }  // namespace weft::dm

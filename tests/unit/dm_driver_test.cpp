@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the kernel has no device-mapper the driver must say so; where it has, looking must work. What it does to devices is
-// tested in guests (tests/vm/test_dm.py).
+// Where the kernel has no device-mapper the driver must say so; where it has, looking must work. What it does to
+// devices is tested in guests (tests/vm/test_dm.py).
 #include "dm-tables/io/dm_driver.hpp"
 
 #include <doctest/doctest.h>

@@ -133,7 +133,8 @@ class Load:
         return int(outcome.stdout.split()[-1])
 
 
-# Round n kills at step n of making, of growing and of removing; after each, a new daemon gets there and has nothing left to do.
+# Round n kills at step n of making, of growing and of removing; after each, a new daemon gets there and has nothing
+# left to do.
 ROUNDS = r"""
 set -euo pipefail
 nothing='{"steps":[],"reports":[]}'
