@@ -75,7 +75,8 @@ class Rig:
             print(what, raid)
 
     def ours(self):
-        return self.guest.output("dmsetup info -c --noheadings -o name -S 'uuid=~^WEFT-' | sort").split()
+        names = self.guest.output("dmsetup info -c --noheadings -o name -S 'uuid=~^WEFT-' | sort")
+        return [] if names == "No devices found" else names.split()
 
     def clean(self):
         self.guest.run("""for it in $(dmsetup info -c --noheadings -o name); do umount /dev/mapper/$it || true; done
