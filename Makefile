@@ -99,6 +99,7 @@ $(BUILD)/nbd-tool: $(BUILD)/tests/plugin/nbd_tool.o $(ORCHESTRATOR)
 	@$(CXX) $(LDFLAGS) $^ -lnbd $(NETLINK) -lfmt -luuid -o $@
 
 include tests/fuzz/fuzz.mk
+include systemd/install.mk
 
 unit: $(UNIT) ## Build and run the unit tests
 	@$(UNIT)

@@ -51,7 +51,7 @@ po::options_description known_keys() {
     add("reconnect-window-ms", text(), "a lost connection may come back for so long (default 2000)");
     add("attach-timeout-ms", text(), "attaching waits so long for a replica before it goes on without (default 5000)");
     add("repair-after-ms", text(), "what has been gone for so long is replaced elsewhere (default 600000: 10 minutes)");
-    add("libexec-dir", text(), "where the nbdkit plugins are (default: where weftd is)");
+    add("libexec-dir", text(), "where the nbdkit plugins are (default: ../libexec/weft of weftd, or where weftd is)");
     add("extent-size", text(), "volumes are cut into extents of this size (default 64GiB)");
     add("log-level", text(), "debug, info, warning or error (default info)");
     return keys;

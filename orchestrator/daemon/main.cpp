@@ -25,13 +25,20 @@ int usage_error(const std::string& text) {
     return exit_usage;
 }
 
+/// Where the nbdkit plugins are: beside weftd in a build folder, in ../libexec/weft when it is installed.
+std::filesystem::path default_libexec() {
+    std::error_code failed;
+    const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
+    if (failed) return "/usr/libexec/weft";
+    const auto installed = self.parent_path().parent_path() / "libexec" / "weft";
+    return std::filesystem::is_directory(installed, failed) ? installed : self.parent_path();
+}
+
 weft::result<weft::daemon_options> load_options(const std::string& path) {
     TRY_ASSIGN(const auto text, weft::read_file(path));
     if (!text) return weft::error{weft::errc::not_found, "there is no such file"};
+    TRY_ASSIGN(auto options, weft::parse_daemon_options(*text, default_libexec()));
     std::error_code failed;
-    const auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
-    const auto beside = failed ? std::filesystem::path("/usr/libexec/weft") : self.parent_path();
-    TRY_ASSIGN(auto options, weft::parse_daemon_options(*text, beside));
     // Said here, not when the first drive is added, days later.
     for (const auto& plugin : {options.replica_plugin(), options.volume_plugin()})
         if (!std::filesystem::exists(plugin, failed))
