@@ -69,7 +69,7 @@ $(BUILD)/nbdkit-weft-%-plugin.so: $(BUILD)/nbd-backend/plugin/%_plugin.o $(BACKE
 
 $(BUILD)/weftd: $(call objects,orchestrator/daemon) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd $(NETLINK) -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lsystemd -lfmt -luuid -o $@
 
 $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
@@ -77,7 +77,7 @@ $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 
 $(UNIT): $(call objects,tests/unit) $(DM) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lnbd -ldevmapper -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lsystemd -lnbd -lfmt -luuid -o $@
 
 SEED  ?= 1
 COUNT ?= 1
@@ -92,7 +92,7 @@ sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=
 
 $(BUILD)/host-io-test: $(BUILD)/tests/plugin/host_io_test.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lsystemd -lfmt -luuid -o $@
 
 $(BUILD)/nbd-tool: $(BUILD)/tests/plugin/nbd_tool.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"

@@ -17,6 +17,7 @@
 #include "orchestrator/daemon/node_agent.hpp"
 #include "orchestrator/daemon/reconciler.hpp"
 #include "orchestrator/daemon/store_door.hpp"
+#include "orchestrator/io/service_manager.hpp"
 #include "orchestrator/io/unix_http.hpp"
 
 namespace weft {
@@ -76,8 +77,9 @@ sigset_t end_signals() {
 /// All parts, in the order in which they need each other; destroyed in the reverse order.
 class daemon {
 public:
-    daemon(const daemon_options& options, std::string holder)
+    daemon(const daemon_options& options, std::string holder, service_manager& manager)
         : options_(options),
+          manager_(manager),
           cluster_(options.store_url, [this] { return cache_.cluster_id(); }),
           lease_connection_(options.store_url, [this] { return cache_.cluster_id(); }),
           cache_(cluster_, options.state_dir / "records.json"),
@@ -99,7 +101,8 @@ public:
           docker_(agent_),
           admin_(agent_),
           watch_({options_, records_, events_, table_}),
-          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, healer_, watch_, wake_gate_}) {}
+          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, healer_, watch_, wake_gate_, manager_}) {
+    }
 
     status start();
     void stop();
@@ -111,6 +114,7 @@ private:
     void tell_lease();
 
     const daemon_options& options_;
+    service_manager& manager_;
     store_door cluster_;
     store_door lease_connection_;
     cluster_cache cache_;
@@ -178,6 +182,7 @@ status daemon::open_store_and_lease() {
 status daemon::open_sockets() {
     unix_http_options for_docker;
     for_docker.path = options_.plugin_socket();
+    TRY_ASSIGN(for_docker.inherited, manager_.socket("docker-plugin", for_docker.path));
     TRY_ASSIGN(docker_socket_, unix_http_server::listen(
                                    for_docker, [this](const http_request& request) { return docker_.handle(request); },
                                    &docker_volume::refusal));
@@ -185,6 +190,7 @@ status daemon::open_sockets() {
     for_admin.path = options_.admin_socket();
     for_admin.mode = 0660;
     for_admin.group = "weft";
+    TRY_ASSIGN(for_admin.inherited, manager_.socket("admin", for_admin.path));
     TRY_ASSIGN(admin_socket_,
                unix_http_server::listen(
                    for_admin, [this](const http_request& request) { return admin_.handle(request); }, &admin::refusal));
@@ -198,12 +204,14 @@ status daemon::start() {
     volumes_.adopt();
     TRY(open_sockets());
     reconciler_.start();
+    manager_.ready(fmt::format("node {}: started", options_.node.str()));
     log(log_level::info, "weftd", "started",
         {{"version", WEFT_VERSION}, {"node", options_.node.str()}, {"docker-plugin", options_.docker_plugin}});
     return ok();
 }
 
 void daemon::stop() {
+    manager_.stopping();
     volumes_.give_up();
     cache_.stop_waiting();
     if (docker_socket_) docker_socket_->stop();
@@ -223,6 +231,7 @@ status run_daemon(const daemon_options& options) {
     const sigset_t signals = end_signals();
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     signal(SIGPIPE, SIG_IGN);
+    TRY_ASSIGN(service_manager manager, service_manager::take());
 
     TRY(make_directories(options.state_dir / "volumes"));
     TRY(make_directories(options.state_dir / "mounts"));
@@ -232,7 +241,7 @@ status run_daemon(const daemon_options& options) {
     TRY_ASSIGN(const auto runtime_lock, lock_directory(options.runtime_dir));
     TRY_ASSIGN(auto holder, lease_holder(options.state_dir));
 
-    daemon parts(options, std::move(holder));
+    daemon parts(options, std::move(holder), manager);
     auto started = parts.start();
     if (started.has_value()) {
         int received = 0;

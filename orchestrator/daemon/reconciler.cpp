@@ -16,6 +16,8 @@ constexpr std::chrono::milliseconds tick{2000};        // between two plans when
 constexpr std::chrono::milliseconds lease_look{1000};  // between two looks at the leases, which make no revision
 constexpr std::chrono::seconds measure_pause{5};       // between two looks at the drives' free space
 constexpr std::size_t threads_max = 16;                // actions at a time
+// A turn of the watcher is a few calls of the store, each bounded by store_timeout, and a file written.
+constexpr std::chrono::nanoseconds watcher_patience = 10 * store_timeout;
 
 }  // namespace
 
@@ -26,6 +28,7 @@ reconciler::~reconciler() {
 }
 
 void reconciler::start() {
+    watcher_turned_ns_ = monotonic_now().count();
     watcher_ = std::thread([this] { watch_store(); });
     planner_ = std::thread([this] { plan_forever(); });
 }
@@ -42,6 +45,7 @@ void reconciler::stop() {
 void reconciler::watch_store() {
     std::uint64_t seen = 0;
     while (!stopping_) {
+        watcher_turned_ns_ = monotonic_now().count();
         const auto now = env_.cluster.wait_beyond(seen, lease_look);
         if (stopping_) return;
         const bool was_current = env_.cache.available().current;
@@ -147,6 +151,13 @@ void reconciler::measure_drives(const cluster_view& view) {
                    [this, record = drive.record] { return env_.drives.do_measure(record); });
 }
 
+void reconciler::tell_manager(const observed_node& observed) {
+    if (monotonic_now() - std::chrono::nanoseconds{watcher_turned_ns_} > watcher_patience) return;
+    env_.manager.alive(fmt::format("node {}: {} volumes attached, {} drives served{}", env_.options.node.str(),
+                                   observed.attachments.size(), observed.serving.size(),
+                                   observed.records_current ? "" : "; the cluster store does not answer"));
+}
+
 void reconciler::plan_once() {
     // The records first: an attachment that appears between the two looks is then newer than they are, which the plan
     // recognises by its epoch; the other way round it would seem to be missing.
@@ -161,6 +172,7 @@ void reconciler::plan_once() {
         submit(std::move(key), std::move(subject), std::move(task));
     };
     env_.healing.look(*view, observed.records_current, hand_over);
+    tell_manager(observed);
     if (!observed.records_current) return;
     env_.volumes.tell_members(*view);
     env_.watch.look(*view, hand_over);

@@ -5,7 +5,8 @@
 // wakes at every change (store, processes that exit, control messages, our own calls) and every tick, observes, plans
 // and hands the actions to the task pool, keyed so that one volume or drive is worked on once at a time. It never
 // blocks on an action itself. It also enrols the node: the cluster's record, if this is the first node ever, and the
-// node's own.
+// node's own. The service manager's watchdog hears of every turn of the planner while the watcher turns, too: when
+// either hangs, systemd ends this weftd and starts another, which costs no container anything.
 #pragma once
 
 #include <atomic>
@@ -18,6 +19,7 @@
 #include "orchestrator/daemon/trouble_board.hpp"
 #include "orchestrator/daemon/volume_keeper.hpp"
 #include "orchestrator/daemon/volume_watch.hpp"
+#include "orchestrator/io/service_manager.hpp"
 
 namespace weft {
 
@@ -33,6 +35,7 @@ public:
         healer& healing;
         volume_watch& watch;
         wake_gate& news;  // somebody says there: something changed that a plan may depend on
+        service_manager& manager;
     };
     explicit reconciler(environment around);
     ~reconciler();
@@ -47,6 +50,7 @@ private:
     void watch_store();
     void plan_forever();
     void plan_once();
+    void tell_manager(const observed_node& observed);
     void enrol(const cluster_view& view);
     status put_if_absent_or_changed(const std::string& key, const std::string& value, std::uint64_t revision);
     void perform(const action& what);
@@ -55,7 +59,8 @@ private:
 
     const environment env_;
     std::atomic<bool> stopping_{false};
-    std::chrono::nanoseconds measured_at_{0};  // planner's thread only
+    std::chrono::nanoseconds measured_at_{0};         // planner's thread only
+    std::atomic<std::int64_t> watcher_turned_ns_{0};  // monotonic
     trouble_board troubles_;
     task_pool tasks_;
     std::thread watcher_;

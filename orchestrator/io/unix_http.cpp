@@ -316,7 +316,8 @@ void unix_http_server::impl::release(std::list<std::shared_ptr<session>>::iterat
 
 void unix_http_server::impl::close_all_quiet() {
     stopping = true;
-    unlink_if_ours(options.path, socket);  // before the close: while it is open its inode number cannot be used again
+    // Before the close: while it is open its inode number cannot be used again.
+    if (options.inherited < 0) unlink_if_ours(options.path, socket);
     error_code ignored;
     listener.close(ignored);
     pause.cancel();
@@ -330,16 +331,19 @@ unix_http_server::unix_http_server(std::unique_ptr<impl> self) : impl_(std::move
 
 result<std::unique_ptr<unix_http_server>> unix_http_server::listen(unix_http_options options, http_handler handler,
                                                                    http_refusal refusal) {
-    TRY_ASSIGN(const listening_socket bound,
-               listen_unix(options.path, options.mode, options.group, options.owner_name));
+    listening_socket bound{options.inherited, 0, 0};
+    if (options.inherited < 0) {
+        TRY_ASSIGN(bound, listen_unix(options.path, options.mode, options.group, options.owner_name));
+    }
     const std::string path = options.path;
+    const bool inherited = options.inherited >= 0;
     try {
         auto self = std::make_unique<impl>(std::move(options), std::move(handler), std::move(refusal), bound);
         self->arm_accept();
         self->thread = std::thread([raw = self.get()] { raw->io.run(); });
         return std::unique_ptr<unix_http_server>(new unix_http_server(std::move(self)));
     } catch (const std::system_error& failed) {
-        unlink_if_ours(path, bound);
+        if (!inherited) unlink_if_ours(path, bound);
         return error{errc::io_failed, failed.code().value(),
                      fmt::format("start the server of socket '{}': {}", path, failed.what())};
     }

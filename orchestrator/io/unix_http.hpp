@@ -25,13 +25,15 @@
 namespace weft {
 
 struct unix_http_options {
-    std::string path;                      // absolute, at most 107 bytes (sockaddr_un)
-    mode_t mode = 0600;                    // of the socket, set before anybody can connect
-    std::string group;                     // the socket's group if it exists on this machine; empty: unchanged
-    std::string owner_name = "weftd";      // for the text "another weftd is listening"
-    std::size_t body_max = 1024 * 1024;    // bytes
-    std::uint32_t header_max = 32 * 1024;  // bytes, request line and all headers
-    std::size_t connections_max = 256;     // and so also the most handlers at a time
+    std::string path;                    // absolute, at most 107 bytes (sockaddr_un)
+    mode_t mode = 0600;                  // of the socket, set before anybody can connect
+    std::string group;                   // the socket's group if it exists on this machine; empty: unchanged
+    std::string owner_name = "weftd";    // for the text "another weftd is listening"
+    int inherited = -1;                  // a listening socket at `path` that somebody else made (a service manager):
+                                         // taken instead of making one; its file is never touched. Owned from listen on
+    std::size_t body_max = 1024 * 1024;  // bytes
+    std::uint32_t header_max = 32 * 1024;                // bytes, request line and all headers
+    std::size_t connections_max = 256;                   // and so also the most handlers at a time
     std::chrono::milliseconds idle_timeout{300'000};     // without a request on a kept-alive connection
     std::chrono::milliseconds transfer_timeout{30'000};  // for a request to arrive or an answer to be taken
 };

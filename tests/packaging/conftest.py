@@ -3,9 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.workspace import Workspace  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("BUILD", "build"))
@@ -40,3 +45,10 @@ def root(tmp_path_factory):
     (path / "usr/bin").mkdir(exist_ok=True)
     shutil.copy("/bin/true", path / "usr/bin/true")
     return path
+
+
+@pytest.fixture(scope="session")
+def workspace():
+    """Where weftd runs; everything in it is taken away at the end, however that comes."""
+    with Workspace("p") as made:
+        yield made
