@@ -53,6 +53,7 @@ po::options_description known_keys() {
     add("repair-after-ms", text(), "what has been gone for so long is replaced elsewhere (default 600000: 10 minutes)");
     add("libexec-dir", text(), "where the nbdkit plugins are (default: ../libexec/weft of weftd, or where weftd is)");
     add("extent-size", text(), "volumes are cut into extents of this size (default 64GiB)");
+    add("supervisor", text(), "who starts servers: auto (default: systemd when it runs weftd), systemd, none");
     add("log-level", text(), "debug, info, warning or error (default info)");
     return keys;
 }
@@ -169,6 +170,20 @@ status take_level(const settings& from, log_level& target) {
     return bad("log-level", *value, "write debug, info, warning or error");
 }
 
+status take_supervisor(const settings& from, supervision& target) {
+    const auto value = from.text("supervisor");
+    if (!value) return ok();
+    if (*value == "auto")
+        target = supervision::automatic;
+    else if (*value == "systemd")
+        target = supervision::systemd;
+    else if (*value == "none")
+        target = supervision::none;
+    else
+        return bad("supervisor", *value, "write auto, systemd or none");
+    return ok();
+}
+
 status take_extent_size(const settings& from, std::uint64_t& target) {
     const auto value = from.text("extent-size");
     if (!value) return ok();
@@ -222,6 +237,7 @@ result<daemon_options> parse_daemon_options(std::string_view config, const std::
     TRY(from.duration("repair-after-ms", 1000, options.repair_after, 2'592'000'000));
     TRY(take_extent_size(from, options.extent_size_bytes));
     TRY(take_level(from, options.level));
+    TRY(take_supervisor(from, options.supervisor));
     TRY(check_lengths(options));
     return options;
 }

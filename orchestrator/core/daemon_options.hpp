@@ -22,6 +22,9 @@ namespace weft {
 enum class log_level : std::uint8_t { debug, info, warning, error };
 std::string_view to_string(log_level level) noexcept;
 
+/// Who starts the servers of the data path: systemd as units, or weftd itself.
+enum class supervision : std::uint8_t { automatic, systemd, none };
+
 struct daemon_options {
     node_name node;                                     // node, required
     std::string host;                                   // host, required: IP address of this node's replica servers
@@ -39,6 +42,7 @@ struct daemon_options {
     std::filesystem::path libexec_dir;                         // libexec-dir: where the nbdkit plugins are
     std::uint64_t extent_size_bytes = 64 * gib;                // extent-size, multiple of 1 MiB
     log_level level = log_level::info;                         // log-level
+    supervision supervisor = supervision::automatic;           // supervisor
 
     [[nodiscard]] std::filesystem::path admin_socket() const { return runtime_dir / "weftd.sock"; }
     [[nodiscard]] std::filesystem::path plugin_socket() const { return plugin_dir / (docker_plugin + ".sock"); }

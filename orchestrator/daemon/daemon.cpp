@@ -18,6 +18,7 @@
 #include "orchestrator/daemon/reconciler.hpp"
 #include "orchestrator/daemon/store_door.hpp"
 #include "orchestrator/io/service_manager.hpp"
+#include "orchestrator/io/unit_start.hpp"
 #include "orchestrator/io/unix_http.hpp"
 
 namespace weft {
@@ -106,6 +107,7 @@ public:
 
     status start();
     void stop();
+    status let_go(std::chrono::milliseconds patience);
 
 private:
     status open_store_and_lease();
@@ -210,6 +212,13 @@ status daemon::start() {
     return ok();
 }
 
+status daemon::let_go(std::chrono::milliseconds patience) {
+    TRY(open_store_and_lease());
+    lease_.start();
+    volumes_.adopt();
+    return volumes_.take_all_down(patience);
+}
+
 void daemon::stop() {
     manager_.stopping();
     volumes_.give_up();
@@ -225,23 +234,62 @@ void daemon::stop() {
 
 }  // namespace
 
+namespace {
+
+// The units name this directory (systemd/README.md).
+constexpr std::string_view runtime_dir_of_units = "/run/weft";
+
+/// Before any server is looked at.
+status choose_supervisor(const daemon_options& options) {
+    const bool fits = service_manager::runs_us() && options.runtime_dir == runtime_dir_of_units;
+    if (options.supervisor == supervision::none || (options.supervisor == supervision::automatic && !fits)) return ok();
+    start_servers_as_units();
+    if (auto settled = stop_unfinished_starts(); settled.has_error())
+        return settled.error().within("supervisor: servers are units of systemd");
+    return ok();
+}
+
+/// What every life of weftd begins with, and holds until its end.
+struct prepared {
+    service_manager manager;
+    unique_fd state_lock, runtime_lock;
+    std::string holder;
+};
+
+result<prepared> prepare(const daemon_options& options) {
+    TRY_ASSIGN(service_manager manager, service_manager::take());
+    TRY(make_directories(options.state_dir / "volumes"));
+    TRY(make_directories(options.state_dir / "mounts"));
+    TRY(make_directories(options.runtime_dir / "volumes"));
+    TRY(make_directories(options.runtime_dir / "drives"));
+    TRY_ASSIGN(auto state_lock, lock_directory(options.state_dir));
+    TRY_ASSIGN(auto runtime_lock, lock_directory(options.runtime_dir));
+    TRY(choose_supervisor(options));
+    TRY_ASSIGN(auto holder, lease_holder(options.state_dir));
+    return prepared{std::move(manager), std::move(state_lock), std::move(runtime_lock), std::move(holder)};
+}
+
+}  // namespace
+
+status let_go_of_volumes(const daemon_options& options, std::chrono::milliseconds patience) {
+    set_log_level(options.level);
+    signal(SIGPIPE, SIG_IGN);
+    TRY_ASSIGN(auto mine, prepare(options));
+    daemon parts(options, mine.holder, mine.manager);
+    auto gone = parts.let_go(patience);
+    parts.stop();
+    return gone;
+}
+
 status run_daemon(const daemon_options& options) {
     set_log_level(options.level);
     // Before any thread exists: every thread inherits the mask, and only the wait below takes these signals.
     const sigset_t signals = end_signals();
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     signal(SIGPIPE, SIG_IGN);
-    TRY_ASSIGN(service_manager manager, service_manager::take());
+    TRY_ASSIGN(auto mine, prepare(options));
 
-    TRY(make_directories(options.state_dir / "volumes"));
-    TRY(make_directories(options.state_dir / "mounts"));
-    TRY(make_directories(options.runtime_dir / "volumes"));
-    TRY(make_directories(options.runtime_dir / "drives"));
-    TRY_ASSIGN(const auto state_lock, lock_directory(options.state_dir));
-    TRY_ASSIGN(const auto runtime_lock, lock_directory(options.runtime_dir));
-    TRY_ASSIGN(auto holder, lease_holder(options.state_dir));
-
-    daemon parts(options, std::move(holder), manager);
+    daemon parts(options, mine.holder, mine.manager);
     auto started = parts.start();
     if (started.has_value()) {
         int received = 0;

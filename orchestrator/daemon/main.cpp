@@ -12,6 +12,7 @@
 #include "orchestrator/daemon/daemon.hpp"
 #include "orchestrator/daemon/log.hpp"
 #include "orchestrator/io/atomic_file.hpp"
+#include "orchestrator/io/unit_start.hpp"
 
 namespace {
 
@@ -57,10 +58,14 @@ void print_help(const po::options_description& arguments) {
 
 int run(int argc, char** argv) {
     po::options_description arguments("Options");
-    std::string config;
+    std::string config, stem;
+    unsigned patience_s = 0;
     auto add = arguments.add_options();
     add("config,c", po::value(&config)->value_name("FILE"), "the config file");
     add("check-config", "read the config file, say whether it is good, and end");
+    add("let-go", po::value(&patience_s)->value_name("SECONDS"),
+        "in place of a weftd that has ended, as the machine goes down: detach every volume of this node, end");
+    add("launch", po::value(&stem)->value_name("STEM"), "for systemd's units: become the server of STEM.start");
     add("help,h", "this text");
     add("version", "the version");
     po::variables_map given;
@@ -78,12 +83,24 @@ int run(int argc, char** argv) {
         std::cout << "weftd " << WEFT_VERSION << "\n";
         return 0;
     }
+    if (given.count("launch") != 0) {
+        const auto failed = weft::launch(stem);
+        weft::log(weft::log_level::error, "launch", "cannot become the server", {{"error", failed.text}});
+        return exit_failed;
+    }
     if (config.empty()) return usage_error("--config FILE is missing (see weftd --help)");
     const auto options = load_options(config);
     if (options.has_error()) return usage_error(weft::printable(config, 200) + ": " + options.error().text);
     if (given.count("check-config") != 0) {
         std::cout << config << ": good\n";
         return 0;
+    }
+    if (given.count("let-go") != 0) {
+        const auto gone = weft::let_go_of_volumes(*options, std::chrono::seconds{patience_s});
+        if (gone.has_value()) return 0;
+        weft::log(weft::log_level::error, "weftd", "not every volume could be let go of",
+                  {{"error", gone.error().text}});
+        return exit_failed;
     }
     if (const auto ended = weft::run_daemon(*options); ended.has_error()) {
         weft::log(weft::log_level::error, "weftd", "cannot start", {{"error", ended.error().text}});

@@ -2,10 +2,13 @@
 #include "orchestrator/daemon/volume_keeper.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/members.hpp"
@@ -147,8 +150,7 @@ result<std::string> volume_keeper::mount(const std::string& name, const std::str
     return where;
 }
 
-status volume_keeper::go_down_when_free(attachment& of) {
-    const auto deadline = monotonic_now() + namespace_end_wait;
+status volume_keeper::go_down_when_free(attachment& of, std::chrono::nanoseconds deadline) {
     while (true) {
         TRY_ASSIGN(const auto holders, steps_.holders(of));
         if (holders.empty()) return steps_.detach(of);
@@ -170,7 +172,7 @@ status volume_keeper::unmount(const std::string& name, const std::string& mount_
         if (!uses.refs.empty() || uses.administrative) return ok();
         // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down
         // later.
-        if (const auto down = go_down_when_free(*of); down.has_error())
+        if (const auto down = go_down_when_free(*of, monotonic_now() + namespace_end_wait); down.has_error())
             log(log_level::info, "volumes", "not taken down yet", {{"volume", name}, {"why", down.error().text}});
         env_.wake_reconciler();
         return ok();
@@ -206,7 +208,7 @@ status volume_keeper::detach(const std::string& name) {
         TRY(env_.table.store_references(*of, uses.refs, false));
         WEFT_CRASH_POINT("detach.dereferenced");
         if (!uses.refs.unused()) return ok();
-        auto down = go_down_when_free(*of);
+        auto down = go_down_when_free(*of, monotonic_now() + namespace_end_wait);
         env_.wake_reconciler();
         if (down.has_error()) return down.error().within("not used any more, but not detached yet");
         return ok();
@@ -249,6 +251,32 @@ void volume_keeper::dockerd_started() {
     env_.wake_reconciler();
 }
 
+/// As go_down_when_free, and what can be tried again is: a container's last process, or a replica, may need a moment.
+status volume_keeper::go_down_by(attachment& of, std::chrono::nanoseconds deadline) {
+    const std::lock_guard operation(of.operation);
+    while (true) {
+        auto down = go_down_when_free(of, deadline);
+        if (down.has_value() || monotonic_now() >= deadline || stop_.wait_for(namespace_look_pause)) return down;
+    }
+}
+
+status volume_keeper::take_all_down(std::chrono::milliseconds patience) {
+    const auto deadline = monotonic_now() + patience;
+    std::mutex mutex;
+    std::vector<std::string> left;
+    std::vector<std::thread> each;  // a volume that holds (R4) must not keep the others
+    for (const auto& id : present())
+        each.emplace_back([this, of = env_.table.entry(id), deadline, &mutex, &left] {
+            const auto down = go_down_by(*of, deadline);
+            if (down.has_value()) return;
+            const std::lock_guard lock(mutex);
+            left.push_back(fmt::format("volume {}: {}", of->volume_name(), down.error().text));
+        });
+    for (auto& one : each) one.join();
+    if (left.empty()) return ok();
+    return error{errc::busy, fmt::format("{}", fmt::join(left, "; "))};
+}
+
 status volume_keeper::make_idle(const volume_record& record) {
     const auto here = present();
     const auto of = env_.table.entry(record.id);
@@ -260,7 +288,8 @@ status volume_keeper::make_idle(const volume_record& record) {
         TRY(steps_.take_apart(*of));  // what it was about to repair goes away
         return steps_.abandon(record.name, record.id, record.epoch);
     }
-    if (std::find(here.begin(), here.end(), record.id) != here.end()) return go_down_when_free(*of);
+    if (std::find(here.begin(), here.end(), record.id) != here.end())
+        return go_down_when_free(*of, monotonic_now() + namespace_end_wait);
     if (record.writer == env_.options.node) return steps_.abandon(record.name, record.id, record.epoch);
     return ok();
 }

@@ -35,6 +35,10 @@ public:
     status detach(const std::string& name);
     void dockerd_started();
 
+    /// The machine goes down: every attachment is taken down, whoever used it, as soon as no foreign mount namespace
+    /// holds it. Errors: busy, naming what was left after `patience` and why.
+    status take_all_down(std::chrono::milliseconds patience);
+
     /// Before a removal: takes an unused attachment down. Errors: busy, saying who uses it here.
     status make_idle(const volume_record& record);
 
@@ -52,7 +56,8 @@ public:
 private:
     result<volume_record> record_for(const std::string& name, bool force);
     result<std::string> mount_locked(attachment& of, const volume_record& record, const std::string& mount_id);
-    status go_down_when_free(attachment& of);
+    status go_down_when_free(attachment& of, std::chrono::nanoseconds deadline);
+    status go_down_by(attachment& of, std::chrono::nanoseconds deadline);
     [[nodiscard]] bool count_as_used(attachment& of, bool held);
     [[nodiscard]] observed_attachment observe_one(attachment& of);
     void reaffirm_record(control_link& link, const volume_record& record);

@@ -32,6 +32,10 @@ result<std::string> find_program(const std::vector<std::string>& argv);
 /// Like open(2) with O_CLOEXEC, but never returns 0, 1 or 2, which the child overwrites.
 result<unique_fd> open_high(const std::string& path, int flags, unsigned mode = 0);
 
+/// Takes the lock of an identity file, to start a process that writes it. Errors: busy when the process that it names
+/// is alive; corrupt.
+result<unique_fd> lock_identity(const std::string& identity_file);
+
 struct pipe_ends {
     unique_fd reader, writer;
 };

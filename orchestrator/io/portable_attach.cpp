@@ -55,6 +55,7 @@ result<process_identity> start_nbdfuse(const volume_paths& paths, milliseconds t
                         paths.fuse_pidfile.string(),
                         paths.fuse_file.string(),
                         volume_uri(paths)};
+    start.spawn.unit = fmt::format("weft-nbdfuse@{}.service", paths.directory.filename().string());
     start.spawn.identity_file = paths.fuse_identity;
     start.spawn.log_file = paths.fuse_log;
     start.spawn.data_path = true;

@@ -71,6 +71,7 @@ struct spawn_request {
     std::filesystem::path log_file;       // stdout and stderr are appended (created 0600)
     bool data_path = false;  // below the page cache of this node: PR_SET_IO_FLUSHER and never the OOM killer's choice
     std::uint64_t stack_bytes = 0;  // RLIMIT_STACK, hence the default size of its threads' stacks; 0: inherited
+    std::string unit;  // of systemd, which starts it when servers are units (unit_start.hpp); empty: always forked
 };
 
 /// Starts a process in its own session, stdin /dev/null, umask 077, default signals, no other open files, not a child

@@ -23,6 +23,7 @@
 #include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/io/child_setup.hpp"
 #include "orchestrator/io/process.hpp"
+#include "orchestrator/io/unit_start.hpp"
 
 namespace weft {
 
@@ -163,6 +164,8 @@ void child_await_adoption(pid_t intermediate) {
     ::_exit(0);
 }
 
+}  // namespace
+
 result<unique_fd> lock_identity(const std::string& identity_file) {
     TRY_ASSIGN(auto lock, open_high(identity_file + ".lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
     while (::flock(lock.get(), LOCK_EX) != 0)
@@ -176,6 +179,8 @@ result<unique_fd> lock_identity(const std::string& identity_file) {
     }
     return lock;
 }
+
+namespace {
 
 status await_exec(int report_fd, const std::string& program) {
     child_failure failure;
@@ -192,6 +197,7 @@ status await_exec(int report_fd, const std::string& program) {
 }  // namespace
 
 result<process_identity> spawn_detached(const spawn_request& what) {
+    if (!what.unit.empty() && servers_are_units()) return spawn_as_unit(what);
     TRY_ASSIGN(const auto program, find_program(what.argv));
     TRY_ASSIGN(const auto boot_id, read_boot_id());
     const std::string identity = what.identity_file.string();

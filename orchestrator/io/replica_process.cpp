@@ -108,6 +108,7 @@ result<process_identity> start_replica_server(const replica_server_config& confi
     argv.push_back(config.plugin.string());
     argv.push_back("drive=" + config.drive_directory.string());
     argv.insert(argv.end(), filters.settings.begin(), filters.settings.end());
+    start.spawn.unit = fmt::format("weft-replica@{}.service", config.drive.str());
     start.spawn.identity_file = paths.identity;
     start.spawn.log_file = paths.log;
     start.spawn.data_path = true;  // on the writer's own node it is below the page cache, too

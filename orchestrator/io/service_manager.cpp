@@ -42,6 +42,10 @@ result<service_manager> service_manager::take() {
     return taken;
 }
 
+bool service_manager::runs_us() {
+    return ::sd_booted() > 0 && std::getenv("NOTIFY_SOCKET") != nullptr && std::getenv("INVOCATION_ID") != nullptr;
+}
+
 result<int> service_manager::socket(const std::string& name, const std::string& path) {
     for (auto& handed : handed_) {
         if (handed.name != name || !handed.fd) continue;

@@ -26,6 +26,9 @@ public:
     service_manager(service_manager&& other) noexcept : handed_(std::move(other.handed_)) {}
     service_manager& operator=(service_manager&&) = delete;
 
+    /// systemd is this machine's init and runs us as a service.
+    static bool runs_us();
+
     /// The listening socket that a socket unit with FileDescriptorName=`name` handed over; -1 when there is none. It
     /// must be bound to `path`. Ownership passes to the caller. Errors: invalid_argument (another path, not a listening
     /// stream socket: the text says what to change).

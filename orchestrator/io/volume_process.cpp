@@ -98,6 +98,7 @@ result<process_identity> start_volume_server(const volume_server_config& config)
                         config.plugin.string(),
                         "config=" + paths.config.string(),
                         "control=" + paths.control_socket.string()};
+    start.spawn.unit = fmt::format("weft-volume@{}.service", config.attach.id.str());
     start.spawn.identity_file = paths.server_identity;
     start.spawn.log_file = paths.server_log;
     start.spawn.data_path = true;

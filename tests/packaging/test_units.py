@@ -94,11 +94,11 @@ def test_at_shutdown_containers_then_volumes_then_weftd_then_servers(root):
 
     def after(unit):
         return " ".join(settings(root, unit)["Unit"].get("After", [])).split()
-    assert "docker.service" in before("weft-shutdown.service")
     assert "docker.service" in before("weftd.service")
-    assert "weftd.service" in after("weft-shutdown.service")
+    assert {"weftd.service", "docker.service"} <= set(before("weft-shutdown.service"))
+    assert "network-online.target" in after("weft-shutdown.service")
     for unit in SERVERS:
-        assert "weftd.service" in before(unit)
+        assert "weft-shutdown.service" in before(unit)
     for mounts in ("var-lib-weft-mounts-", "run-weft-volumes-"):
         text = (root / UNITS / f"{mounts}.mount.d" / "10-weft-mounts.conf").read_text()
         assert "\nBefore=weft-shutdown.service\n" in text

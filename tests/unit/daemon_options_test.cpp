@@ -104,3 +104,14 @@ TEST_CASE("daemon_options: the help names every key") {
                             "attach-timeout-ms", "libexec-dir", "extent-size", "log-level"})
         CHECK_MESSAGE(help.find(std::string("  ") + key + " ") != std::string::npos, key);
 }
+
+TEST_CASE("daemon options: who starts servers is one of three words") {
+    const std::string base = "node=a\nhost=127.0.0.1\nstore=sqlite:/s\n";
+    CHECK(parse_daemon_options(base, "/l")->supervisor == supervision::automatic);
+    CHECK(parse_daemon_options(base + "supervisor=auto\n", "/l")->supervisor == supervision::automatic);
+    CHECK(parse_daemon_options(base + "supervisor=systemd\n", "/l")->supervisor == supervision::systemd);
+    CHECK(parse_daemon_options(base + "supervisor=none\n", "/l")->supervisor == supervision::none);
+    const auto wrong = parse_daemon_options(base + "supervisor=yes\n", "/l");
+    REQUIRE(wrong.has_error());
+    CHECK(wrong.error().text == "supervisor = 'yes': write auto, systemd or none");
+}
