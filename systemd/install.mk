@@ -10,7 +10,7 @@ LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/weft
 UNITS   := $(DESTDIR)$(PREFIX)/lib/systemd/system
 SHARE   := $(DESTDIR)$(PREFIX)/share
 
-ADMIN_SCRIPTS := $(wildcard scripts/weft-*)
+ADMIN_SCRIPTS := scripts/weft-nbd-attach scripts/weft-report scripts/weft-evacuate
 # The units name /usr; another prefix is written into them.
 install_text = sed 's,/usr/,$(PREFIX)/,g' $(1) | install -D -m 644 /dev/stdin $(2)
 

@@ -61,7 +61,7 @@ def test_it_depends_on_every_library_that_it_links(package, tree):
 
 
 @pytest.mark.parametrize("program", ["nbdkit", "nbdfuse", "mkfs.ext4", "mkfs.xfs", "losetup", "mount", "dmsetup",
-                                     "udevadm", "systemctl", "fusermount3"])
+                                     "udevadm", "systemctl", "fusermount3", "jq"])
 def test_it_depends_on_the_package_of_every_program_that_is_run(package, program):
     where = run("sh", "-c", f"command -v {program}", env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}).stdout.strip()
     searched = run("dpkg-query", "--search", f"*/{program}", check=False).stdout

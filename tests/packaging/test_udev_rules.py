@@ -88,6 +88,13 @@ def test_a_partition_that_the_kernel_found_on_our_nbd_device_is_hidden_too(machi
     assert keeps_away(seen) and seen["SYSTEMD_READY"] == "0" and not seen["links"]
 
 
+def test_a_look_is_hidden_and_the_device_beside_it_is_not(machine):
+    where = nbd(machine, pid=4711)
+    seen = machine.event(where, looks="nbd0 nbd7")
+    assert keeps_away(seen) and seen["SYSTEMD_READY"] == "0" and not seen["links"]
+    assert not keeps_away(machine.event(where, looks="nbd1 nbd"))
+
+
 def test_the_loop_device_of_a_portable_attach_is_hidden(machine):
     where = machine.add("loop5", (7, 5),
                         loop__backing_file=f"/run/weft/volumes/{ID}/fuse/volume-0123456789abcdef",

@@ -20,6 +20,8 @@ mount --bind "$1/none" /etc/udev
 mount -t tmpfs none /run
 mount -t tmpfs none /dev
 mknod -m 666 /dev/null c 1 3
+mkdir /run/weft-looks
+for name in $4; do : >"/run/weft-looks/$name"; done
 exec udevadm test --action="$2" --resolve-names=never "/sys$3"
 """
 
@@ -50,11 +52,12 @@ class UdevMachine:
     def read(self, where, attribute):
         return (self.path / f"sys{where}" / attribute).read_text().strip()
 
-    def event(self, where, action="change", **properties):
-        """What udev makes of an event: its properties, DEVLINKS as a set of names below /dev."""
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_DEVICE_VERIFY_SYSFS": "0", **properties}
+    def event(self, where, action="change", looks=""):
+        """What udev makes of an event: its properties, DEVLINKS as a set of names below /dev. `looks`: names of
+        devices that weft-nbd-attach connects."""
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_DEVICE_VERIFY_SYSFS": "0"}
         done = subprocess.run(["unshare", "--mount", "--propagation", "private", "bash", "-c", SCRIPT, "bash",
-                               str(self.path), action, where], capture_output=True, text=True, timeout=60,
+                               str(self.path), action, where, looks], capture_output=True, text=True, timeout=60,
                               env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         found = dict(re.findall(r"^([A-Z0-9_]+)=(.*)$", done.stdout, re.MULTILINE))
