@@ -12,7 +12,6 @@
 
 #include <cerrno>
 
-#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/io/child_setup.hpp"
 #include "orchestrator/io/unit_start.hpp"
 
@@ -38,7 +37,6 @@ status become(const spawn_request& what) {
     if (what.data_path) ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);  // best effort, as in process_spawn.cpp
     if (what.stack_bytes != 0) TRY(set_stack(what.stack_bytes));
     TRY(write_file_atomically(what.identity_file, encode_identity(self)));
-    WEFT_CRASH_POINT("launch.identity-written");
     const int told = ::sd_notify(/* unset_environment= */ 1, "READY=1");
     if (told < 0) return errno_error(-told, "tell systemd that the identity is on record");
     if (!child_set_files(null_fd.get(), log_fd.get())) return errno_error(errno, "set up files");

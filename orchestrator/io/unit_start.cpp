@@ -9,7 +9,6 @@
 #include <atomic>
 #include <chrono>
 
-#include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/io/child_setup.hpp"
 
 namespace weft {
@@ -120,7 +119,6 @@ result<process_identity> spawn_as_unit(const spawn_request& what) {
     TRY(systemctl({"stop", what.unit}));
     TRY(remove_file(what.identity_file));
     TRY(write_file_atomically(start_file(what.identity_file), encode_start(complete)));
-    WEFT_CRASH_POINT("start.unit-described");
     TRY(systemctl({"start", what.unit}));
     TRY_ASSIGN(const auto text, read_file(what.identity_file, 4096));
     if (!text)

@@ -17,7 +17,7 @@ ID = "3f0a2c1e-0000-4000-8000-000000000001"
 EXPOSURE_MAX = {"weftd.service": 5.7, f"weft-replica@{ID}.service": 4.2, f"weft-volume@{ID}.service": 4.2,
                 f"weft-nbdfuse@{ID}.service": 4.6}
 
-# systemd.exec(5), "Sandboxing": each of these implies a mount namespace; a volume mounted in one is not seen by dockerd.
+# systemd.exec(5), "Sandboxing": each of these implies a mount namespace; dockerd sees no volume mounted in one.
 MOUNT_NAMESPACE = ["PrivateMounts", "PrivateTmp", "PrivateDevices", "ProtectSystem", "ProtectHome", "ProtectProc",
                    "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups",
                    "ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths", "BindPaths",
