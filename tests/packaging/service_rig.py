@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weftd as systemd would run it, without systemd: sockets from systemd-socket-activate, a notify socket that we read."""
+"""weftd as systemd would run it, without systemd: systemd-socket-activate's sockets, a notify socket that we read."""
 import os
 import queue
 import signal

@@ -54,7 +54,8 @@ def test_an_installed_script_finds_its_library(root, name):
 @pytest.mark.parametrize("arguments, said", [
     ([], "what to look at"), (["disk", "x"], "neither 'replica' nor 'extent'"), (["replica"], "which replica"),
     (["--write", "replica", "abcd"], "unknown option '--write'"), (["extent", "v"], "which extent"),
-    (["replica", "xyz!"], "not the beginning of a replica's id"), (["extent", "v", "1x"], "not the number of an extent"),
+    (["replica", "xyz!"], "not the beginning of a replica's id"),
+    (["extent", "v", "1x"], "not the number of an extent"),
     (["--runtime", "here", "extent", "v", "0"], "absolute directory")])
 def test_nbd_attach_refuses_what_it_does_not_understand(arguments, said):
     done = script("weft-nbd-attach", *arguments, check=False)
