@@ -116,6 +116,52 @@ result<std::vector<mount_entry>> read_own_mounts() {
 
 namespace {
 
+const mount_entry* find_mount(const std::vector<mount_entry>& among, std::uint64_t id) {
+    const auto found = std::find_if(among.begin(), among.end(), [&](const mount_entry& one) { return one.id == id; });
+    return found == among.end() ? nullptr : &*found;
+}
+
+/// Where below `parent` the mount is, as a path in the parent's file system. nullopt: not below it (a chroot's view).
+std::optional<std::string> place_in(const mount_entry& parent, const mount_entry& mount) {
+    const std::string base = parent.mount_point == "/" ? "" : parent.mount_point;
+    if (!mount.mount_point.starts_with(base + "/")) return std::nullopt;
+    return (parent.root == "/" ? "" : parent.root) + mount.mount_point.substr(base.size());
+}
+
+/// "2" of "shared:2"; empty: none.
+std::string peer_group(const mount_entry& mount) {
+    constexpr std::string_view tag = "shared:";
+    for (const auto& one : mount.propagation)
+        if (one.starts_with(tag)) return one.substr(tag.size());
+    return {};
+}
+
+bool receives_from(const mount_entry& mount, const std::string& group) {
+    return std::any_of(mount.propagation.begin(), mount.propagation.end(),
+                       [&](const std::string& one) { return one == "shared:" + group || one == "master:" + group; });
+}
+
+}  // namespace
+
+bool follows_our_unmount(const mount_entry& mount, const std::vector<mount_entry>& theirs,
+                         const std::vector<mount_entry>& ours) {
+    const mount_entry* their_parent = find_mount(theirs, mount.parent);
+    if (their_parent == nullptr) return false;
+    const bool covered =
+        std::any_of(theirs.begin(), theirs.end(), [&](const mount_entry& other) { return other.parent == mount.id; });
+    const auto their_place = place_in(*their_parent, mount);
+    if (covered || !their_place) return false;
+    return std::any_of(ours.begin(), ours.end(), [&](const mount_entry& original) {
+        if (original.device != mount.device || original.root != mount.root) return false;
+        const mount_entry* parent = find_mount(ours, original.parent);
+        if (parent == nullptr || parent->device != their_parent->device) return false;
+        const std::string group = peer_group(*parent);
+        return !group.empty() && receives_from(*their_parent, group) && place_in(*parent, original) == their_place;
+    });
+}
+
+namespace {
+
 /// A place from which mounts are seen. A process whose namespace we may not look at (it has capabilities that we lack)
 /// is a place of its own: its mountinfo is readable all the same.
 struct vantage {
@@ -187,7 +233,8 @@ result<std::vector<foreign_mount>> foreign_holders(device_number device) {
         if (!mounts) continue;  // the next process of that place is asked
         seen.insert(*where);
         for (const auto& mount : *mounts)
-            if (mount.device == device && mounts_seen.insert(mount.id).second)
+            if (mount.device == device && mounts_seen.insert(mount.id).second &&
+                !follows_our_unmount(mount, *mounts, own_mounts))
                 holders.push_back({where->mount_namespace, pid, command_of(pid), mount.mount_point});
     }
     return holders;

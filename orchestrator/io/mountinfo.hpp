@@ -46,6 +46,14 @@ std::string unescape_mount_field(std::string_view field);
 /// The mounts of the calling process's namespace, in mount order.
 result<std::vector<mount_entry>> read_own_mounts();
 
+/// Whether `mount`, one of `theirs` in another namespace, goes away by itself when its original among `ours` is
+/// unmounted: it is there only because its parent receives from the peer group of the original's parent, at the same
+/// place, and nothing is mounted upon it. Services of systemd with a namespace of their own (systemd-udevd is one) get
+/// such a copy of every mount. In use there, it makes our umount(2) busy. False when in doubt. Pure. Source:
+/// mount_namespaces(7), "Shared subtrees"; propagate_umount and propagate_mount_busy in the kernel's fs/pnode.c.
+bool follows_our_unmount(const mount_entry& mount, const std::vector<mount_entry>& theirs,
+                         const std::vector<mount_entry>& ours);
+
 /// A mount of a device in somebody else's mount namespace.
 struct foreign_mount {
     std::uint64_t mount_namespace = 0;  // inode of /proc/PID/ns/mnt; 0 if we may not look
@@ -54,7 +62,8 @@ struct foreign_mount {
     std::string mount_point;            // as seen there
 };
 
-/// Every other mount namespace that holds `device` mounted, one entry per mount. Processes that vanish meanwhile are
+/// Every other mount namespace that holds `device` mounted and would go on holding it when we unmount it
+/// (follows_our_unmount), one entry per mount. Processes that vanish meanwhile are
 /// skipped; a mountinfo that may not be read is an error (io_failed): "cannot know" must not look like "nobody".
 result<std::vector<foreign_mount>> foreign_holders(device_number device);
 

@@ -85,3 +85,66 @@ TEST_CASE("mountinfo: holders are described for people, at most three by name") 
     holders.push_back({4, 13, "d", "/d"});
     CHECK(describe(holders).ends_with("c (pid 12) at /c and 1 more"));
 }
+
+namespace {
+
+const std::string our_mounts =
+    "20 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n"
+    "30 20 254:16 / /var/lib/weft rw shared:7 - ext4 /dev/vdb rw\n"
+    "40 30 7:0 / /var/lib/weft/mounts/a rw shared:9 - ext4 /dev/loop0 rw\n";
+
+/// Does the last mount of `text` follow our unmount?
+bool last_follows(const std::string& text, const std::string& ours = our_mounts) {
+    const auto theirs = parse_mountinfo(text);
+    REQUIRE(theirs.has_value());
+    return follows_our_unmount(theirs->back(), *theirs, *parse_mountinfo(ours));
+}
+
+const std::string their_root = "120 1 254:0 / / rw shared:50 master:1 - ext4 /dev/vda rw\n";
+const std::string their_parent = "130 120 254:16 / /var/lib/weft rw shared:51 master:7 - ext4 /dev/vdb rw\n";
+const std::string their_copy = "140 130 7:0 / /var/lib/weft/mounts/a rw shared:52 master:9 - ext4 /dev/loop0 rw\n";
+
+}  // namespace
+
+TEST_CASE("mountinfo: a copy that only propagation made goes with ours") {
+    CHECK(last_follows(their_root + their_parent + their_copy));
+    // The same below a bind mount of everything (docker run -v /:/host:rslave).
+    CHECK(
+        last_follows("120 1 254:0 / / rw - overlay o rw\n"
+                     "125 120 254:0 / /host rw master:1 - ext4 /dev/vda rw\n"
+                     "130 125 254:16 / /host/var/lib/weft rw master:7 - ext4 /dev/vdb rw\n"
+                     "140 130 7:0 / /host/var/lib/weft/mounts/a rw master:9 - ext4 /dev/loop0 rw\n"));
+}
+
+TEST_CASE("mountinfo: whatever else holds our volume does not go with ours") {
+    // A container's bind mount: a slave of our mount, but nothing that happens below our parent reaches it.
+    CHECK_FALSE(
+        last_follows("120 1 0:50 / / rw - overlay o rw\n"
+                     "140 120 7:0 /data /data rw master:9 - ext4 /dev/loop0 rw\n"));
+    CHECK_FALSE(
+        last_follows("120 1 0:50 / / rw - overlay o rw\n"
+                     "140 120 7:0 / /data rw master:9 - ext4 /dev/loop0 rw\n"));
+    // A private copy of everything (unshare --mount).
+    CHECK_FALSE(
+        last_follows("120 1 254:0 / / rw - ext4 /dev/vda rw\n"
+                     "130 120 254:16 / /var/lib/weft rw - ext4 /dev/vdb rw\n"
+                     "140 130 7:0 / /var/lib/weft/mounts/a rw - ext4 /dev/loop0 rw\n"));
+    // Moved elsewhere below the same parent.
+    CHECK_FALSE(last_follows(their_root + their_parent +
+                             "140 130 7:0 / /var/lib/weft/mounts/b rw master:9 - ext4 /dev/loop0 rw\n"));
+    // Our mount is gone already, or its parent shares with nobody.
+    CHECK_FALSE(
+        last_follows(their_root + their_parent + their_copy, "20 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n"));
+    CHECK_FALSE(last_follows(their_root + their_parent + their_copy,
+                             "30 20 254:16 / /var/lib/weft rw - ext4 /dev/vdb rw\n"
+                             "40 30 7:0 / /var/lib/weft/mounts/a rw - ext4 /dev/loop0 rw\n"));
+    // A part of the view is missing (chroot).
+    CHECK_FALSE(last_follows(their_copy));
+}
+
+TEST_CASE("mountinfo: a copy with something mounted upon it stays") {
+    const auto theirs = parse_mountinfo(their_root + their_parent + their_copy +
+                                        "150 140 0:60 / /var/lib/weft/mounts/a/x rw - tmpfs t rw\n");
+    REQUIRE(theirs.has_value());
+    CHECK_FALSE(follows_our_unmount((*theirs)[2], *theirs, *parse_mountinfo(our_mounts)));
+}
