@@ -177,3 +177,19 @@ def test_let_go_is_refused_while_weftd_runs_and_leaves_what_is_held_by_name(serv
     os.kill(pid, signal.SIGKILL)
     done = run(*command[:-1], "15", env=environment)
     assert done.returncode == 0 and not belongings.mounts_of(service.path)
+
+
+def test_a_namespace_that_only_follows_ours_holds_nothing(service):
+    """As systemd-udevd: a mount namespace of its own that is a slave of the machine's gets a copy of each mount."""
+    run("mount", "--bind", service.path, service.path)
+    run("mount", "--make-shared", service.path)
+    follower = run("sh", "-c", "unshare --mount --propagation slave sleep 300 >/dev/null 2>&1 & echo $!",
+                   env=service.workspace.environment())
+    pid = int(follower.stdout)
+    wait_for(lambda: "sleep" in Path(f"/proc/{pid}/comm").read_text(), 20, "the follower to have its namespace")
+    service.up().with_volume()
+    where = service.plugin.mount("v", "a" * 64)
+    assert str(Path(where).parent) in Path(f"/proc/{pid}/mountinfo").read_text(), "it has the copy"
+    service.plugin.unmount("v", "a" * 64)
+    wait_for(lambda: not list((service.path / "run/volumes").iterdir()), 30, "the volume to be detached")
+    os.kill(pid, signal.SIGKILL)
