@@ -52,9 +52,8 @@ def test_the_watchdog_hears_nothing_of_a_reconciler_that_hangs(service):
     service.notify.wait_for("READY=1")
     drive = service.path / "drive"
     drive.mkdir()
-    assert service.weft("drive", "add", drive).returncode == 0
-    wait_for(lambda: "up" in service.weft("drive", "ls").stdout or "yes" in service.weft("drive", "ls").stdout, 30,
-             "the drive to be served")
+    wait_for(lambda: service.weft("drive", "add", drive).returncode == 0, 20, "the cluster to be enrolled")
+    service.notify.wait_for("STATUS=node alpha: 0 volumes attached, 1 drives served")
     assert service.weft("volume", "create", "v", "--size", "32MiB", "--replicas", "1").returncode == 0
     attached = service.weft("volume", "attach", "v")
     assert attached.returncode == 0, attached.stderr
