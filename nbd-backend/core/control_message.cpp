@@ -207,6 +207,33 @@ result<std::vector<extent_members>> decode_extents(const json::object& from) {
     return all;
 }
 
+// --- layout
+
+void add_layout(json::object& to, const volume_layout& layout) {
+    to["chunk_bytes"] = layout.chunk_bytes;
+    json::array stripes;
+    for (const std::uint32_t count : layout.stripes) stripes.push_back(count);
+    to["stripes"] = std::move(stripes);
+}
+
+/// Without the field every extent is a segment by itself: so wrote it a Weft that could not stripe, and its servers
+/// live on while weftd is upgraded.
+result<volume_layout> decode_layout(const json::object& from, const std::vector<extent_members>& extents) {
+    if (!from.contains("stripes")) return concatenation(extents.size());
+    volume_layout layout;
+    TRY_ASSIGN(layout.chunk_bytes, number(from, "chunk_bytes", 1, any_number));
+    TRY_ASSIGN(const json::array* stripes, array(from, "stripes"));
+    for (const json::value& value : *stripes) {
+        if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > stripes_max)
+            return wrong("stripes", fmt::format("an element is not a number from 1 to {}", stripes_max));
+        layout.stripes.push_back(static_cast<std::uint32_t>(value.get_int64()));
+    }
+    std::vector<std::uint64_t> sizes;
+    for (const auto& extent : extents) sizes.push_back(extent.size_bytes);
+    if (const auto fits = volume_map::make(layout, sizes); fits.has_error()) return wrong("stripes", fits.error().text);
+    return layout;
+}
+
 // --- policy
 
 json::object policy_json(const engine_policy& policy) {
@@ -387,6 +414,7 @@ result<control_message> decode_members(const json::object& from) {
     members_message members;
     TRY_ASSIGN(members.extents, decode_extents(from));
     TRY_ASSIGN(members.policy, decode_policy(from));
+    TRY_ASSIGN(members.layout, decode_layout(from, members.extents));
     return control_message{std::move(members)};
 }
 
@@ -420,7 +448,9 @@ struct encoder {
         return {{"type", "result"}, {"id", m.id}, {"outcome", outcome_name(m.outcome)}, {"text", printable(m.text)}};
     }
     json::object operator()(const members_message& m) const {
-        return {{"type", "members"}, {"extents", members_json(m.extents)}, {"policy", policy_json(m.policy)}};
+        json::object all{{"type", "members"}, {"extents", members_json(m.extents)}, {"policy", policy_json(m.policy)}};
+        add_layout(all, m.layout);
+        return all;
     }
     json::object operator()(const detach_message&) const { return {{"type", "detach"}}; }
     json::object operator()(const lease_message& m) const { return {{"type", "lease"}, {"until_ns", m.until_ns}}; }
@@ -440,23 +470,26 @@ result<attach_config> decode_attach_object(const json::object& from) {
     TRY_ASSIGN(config.attach_timeout_ms, small_number(from, "attach_timeout_ms", 1, milliseconds_max));
     TRY_ASSIGN(config.policy, decode_policy(from));
     TRY_ASSIGN(config.extents, decode_extents(from));
+    TRY_ASSIGN(config.layout, decode_layout(from, config.extents));
     return config;
 }
 
 }  // namespace
 
 std::string encode_attach_config(const attach_config& config) {
-    return json::serialize(json::object{{"volume", config.volume},
-                                        {"id", config.id.str()},
-                                        {"epoch", config.epoch},
-                                        {"clean", config.clean},
-                                        {"min_replicas", config.min_replicas},
-                                        {"connections", config.connections},
-                                        {"request_timeout_ms", config.request_timeout_ms},
-                                        {"reconnect_window_ms", config.reconnect_window_ms},
-                                        {"attach_timeout_ms", config.attach_timeout_ms},
-                                        {"policy", policy_json(config.policy)},
-                                        {"extents", members_json(config.extents)}});
+    json::object all{{"volume", config.volume},
+                     {"id", config.id.str()},
+                     {"epoch", config.epoch},
+                     {"clean", config.clean},
+                     {"min_replicas", config.min_replicas},
+                     {"connections", config.connections},
+                     {"request_timeout_ms", config.request_timeout_ms},
+                     {"reconnect_window_ms", config.reconnect_window_ms},
+                     {"attach_timeout_ms", config.attach_timeout_ms},
+                     {"policy", policy_json(config.policy)},
+                     {"extents", members_json(config.extents)}};
+    add_layout(all, config.layout);
+    return json::serialize(all);
 }
 
 result<attach_config> decode_attach_config(std::string_view text_of_file) {

@@ -26,6 +26,7 @@
 
 #include "nbd-backend/base/result.hpp"
 #include "nbd-backend/core/engine_types.hpp"
+#include "nbd-backend/core/volume_layout.hpp"
 
 namespace weft::core {
 
@@ -57,7 +58,8 @@ struct attach_config {
     std::uint32_t reconnect_window_ms = 2000;
     std::uint32_t attach_timeout_ms = 5000;
     engine_policy policy;
-    std::vector<extent_members> extents;  // concatenated in this order
+    volume_layout layout;  // how the volume lies on its extents
+    std::vector<extent_members> extents;
 };
 
 /// Errors of both: corrupt, naming the field.
@@ -95,8 +97,10 @@ struct result_message {
     std::string text;  // why, for people
 };
 struct members_message {
-    std::vector<extent_members> extents;  // same number and sizes as at attach
+    /// Those that the server knows, in their order and sizes, and perhaps new ones after them: the volume has grown.
+    std::vector<extent_members> extents;
     engine_policy policy;
+    volume_layout layout;
 };
 struct detach_message {};
 struct lease_message {

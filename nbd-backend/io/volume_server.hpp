@@ -2,16 +2,22 @@
 // All extents of one volume: cuts requests on the whole volume, or on one extent, into requests on engines; lets time
 // pass for them; answers weftd.
 //
-// The extents are concatenated in the order of attach.json. An export is a window of that space: the whole of it, or
-// one extent. NBD promises nothing about the atomicity of a request, so the parts of one that crosses extents run side
-// by side.
+// An export shows the whole volume, laid out as core/volume_layout.hpp says, or one extent. NBD promises nothing about
+// the atomicity of a request, so the parts of one that crosses extents run side by side.
+//
+// A volume grows while it is served: members with more extents than before add engines. What is served is a `shape`;
+// one that was published stays as it is until the end, so a request needs no lock to read it, and a connection keeps
+// the size that it began with.
 //
 // Life: create ─▶ listen ─▶ start (threads exist from here on) ─▶ stop. submit() from any thread between start and
 // destruction; it blocks its thread until the request has ended, which under R4 may take as long as the store is away;
 // stop() ends everything that waits with ESHUTDOWN.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,9 +30,9 @@
 
 namespace weft::io {
 
-/// A window of the volume that an export shows.
+/// What an export shows.
 struct volume_window {
-    std::uint64_t offset = 0;
+    std::optional<std::size_t> extent;  // none: the whole volume
     std::uint64_t size_bytes = 0;
 };
 
@@ -61,15 +67,28 @@ private:
     void on_detach() override;
     void on_lease(core::instant until) override;
 
-    [[nodiscard]] std::size_t extent_at(std::uint64_t offset) const;
+    /// Immutable once published.
+    struct shape {
+        core::volume_map map;
+        std::vector<engine_host*> hosts;  // one for each extent
+    };
+    [[nodiscard]] const shape& now() const noexcept { return *shape_.load(std::memory_order_acquire); }
+    void publish(core::volume_map map);
+    weft::status grow(const core::members_message& members);
     int flush(request_waiter& waiter, const volume_window& window);
 
-    const core::attach_config config_;
-    std::vector<std::uint64_t> starts_;  // of the extents, and the volume's end: one more than there are extents
+    core::attach_config config_;  // grows on the control thread
     control_server control_;
     tick_timer timer_;
     copy_budget budget_;
+    std::atomic<const shape*> shape_{nullptr};
+
+    std::mutex growth_;  // guards what follows, and that nothing is started after stop()
+    bool stopped_ = false;
+    bool detached_ = false;
+    core::instant lease_{0};
     std::vector<std::unique_ptr<engine_host>> hosts_;
+    std::vector<std::unique_ptr<const shape>> shapes_;
 };
 
 }  // namespace weft::io

@@ -689,3 +689,60 @@ def test_a_control_socket_in_use_is_not_taken_and_a_stale_one_is(rigs):
     volume.kill()
     assert volume.control.exists()
     assert second().returncode == 0
+
+
+def test_a_striped_volume_is_what_device_mapper_would_make_of_its_extents(rigs):
+    """The portable attach and the kernel path must write the same volume (core/volume_layout.hpp)."""
+    chunk = 64 * 1024
+    rig = rigs(extents=(4 * MIB, 4 * MIB, 2 * MIB))
+    volume = rig.attach(chunk_bytes=chunk, stripes=[2, 1])
+    rig.wait_serving()
+    whole, extents = volume.connect("volume"), [volume.connect(f"extent/{n}") for n in range(3)]
+    assert whole.get_size() == 10 * MIB and [e.get_size() for e in extents] == [4 * MIB, 4 * MIB, 2 * MIB]
+    content = b"".join(bytes([n % 251]) * BLOCK for n in range(10 * MIB // BLOCK))
+    whole.pwrite(content[:3 * chunk // 2], 0)  # ends in the middle of a chunk
+    whole.pwrite(content[3 * chunk // 2:], 3 * chunk // 2)
+    striped = [content[n * chunk:(n + 1) * chunk] for n in range(8 * MIB // chunk)]
+    assert extents[0].pread(4 * MIB, 0) == b"".join(striped[0::2])
+    assert extents[1].pread(4 * MIB, 0) == b"".join(striped[1::2])
+    assert extents[2].pread(2 * MIB, 0) == content[8 * MIB:]
+    assert whole.pread(10 * MIB, 0) == content
+
+    # A trim across chunks, extents and segments takes away exactly its bytes.
+    whole.trim(5 * MIB, 4 * MIB - BLOCK)
+    assert whole.pread(10 * MIB, 0) == content[:4 * MIB - BLOCK] + bytes(5 * MIB) + content[9 * MIB - BLOCK:]
+    whole.flush()
+    rig.assert_equal()
+
+
+def test_a_volume_grows_while_it_is_written(rigs):
+    rig = rigs(extents=(8 * MIB,))
+    volume = rig.attach(chunk_bytes=65536, stripes=[1])
+    rig.wait_serving()
+    old = volume.connect("volume")
+    old.pwrite(b"a" * MIB, 7 * MIB)
+
+    # Before there is an engine for it, the new extent does not exist.
+    with pytest.raises(nbd.Error):
+        volume.connect("extent/1")
+    rig.add_extent(4 * MIB)
+    rig.add_extent(4 * MIB)
+    rig.send_members(chunk_bytes=65536, stripes=[1, 2])
+    wait_for(lambda: len(rig.weftd.statuses[-1]["extents"]) == 3, 20, "the volume server to have three engines")
+    rig.wait_serving()
+
+    grown = volume.connect("volume")
+    assert grown.get_size() == 16 * MIB
+    assert old.get_size() == 8 * MIB and old.pread(MIB, 7 * MIB) == b"a" * MIB
+    grown.pwrite(b"b" * 9 * MIB, 7 * MIB)
+    assert old.pread(MIB, 7 * MIB) == b"b" * MIB
+    assert volume.connect("extent/2").pread(4 * MIB, 0) == b"b" * 4 * MIB
+    grown.flush()
+    rig.assert_equal()
+
+    # Fewer extents, other sizes, or new ones in the middle are not this volume.
+    for spoil in (lambda all: all[:1], lambda all: [{**all[0], "size_bytes": 4 * MIB}, *all[1:]]):
+        hellos = len(rig.weftd.hellos)
+        rig.weftd.send({"type": "members", "extents": spoil(rig.members()), "policy": rig.policy})
+        wait_for(lambda: len(rig.weftd.hellos) > hellos, 20, "the volume server to hang up")
+    assert grown.pread(MIB, 7 * MIB) == b"b" * MIB

@@ -151,8 +151,17 @@ class Rig:
 
     policy = {"resync_rate": 0, "on_full": "hold", "scrub": 0, "min_replicas": 0}
 
-    def send_members(self):
-        self.weftd.send({"type": "members", "extents": self.members(), "policy": self.policy})
+    def send_members(self, **more):
+        self.weftd.send({"type": "members", "extents": self.members(), "policy": self.policy, **more})
+
+    def add_extent(self, size):
+        """The record and the drives have one more, born equal."""
+        ids = [str(uuid.uuid4()) for _ in self.servers]
+        for server, replica in zip(self.servers, ids):
+            server.create(replica, size)
+        self.sizes = (*self.sizes, size)
+        self.ids.append(ids)
+        self.states.append({replica: "up_to_date" for replica in ids})
 
     def config(self, **more):
         """attach.json of the present epoch."""

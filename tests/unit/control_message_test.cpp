@@ -28,6 +28,7 @@ attach_config sample_config() {
                        {{{replica_id(uuid_a), replica_state::up_to_date, true}, "127.0.0.1", 7480},
                         {{replica_id(uuid_b), replica_state::outdated, false}, "::1", 7481}}},
                       {64 * mib, {{{replica_id(uuid_b), replica_state::inconsistent, false}, "127.0.0.2", 1}}}};
+    config.layout = {128 * 1024, {1, 1}};
     return config;
 }
 
@@ -74,7 +75,7 @@ TEST_CASE("control_message: every message encodes, decodes and encodes to the sa
         result_message{12, proposal_outcome::committed, ""},
         result_message{13, proposal_outcome::refused, "the last one"},
         result_message{14, proposal_outcome::fenced, "epoch 8"},
-        members_message{sample_config().extents, {64 * mib, full_policy::fail, 3, 2}},
+        members_message{sample_config().extents, {64 * mib, full_policy::fail, 3, 2}, sample_config().layout},
         detach_message{},
         lease_message{1234567890123456789},
     };
@@ -87,6 +88,16 @@ TEST_CASE("control_message: every message encodes, decodes and encodes to the sa
         CHECK(decoded->index() == message.index());
         CHECK(encode_control(*decoded) == line);
     }
+}
+
+TEST_CASE("control_message: an attach.json without a layout is of a Weft that only concatenated") {
+    const std::string old = with(encode_attach_config(sample_config()), R"(,"chunk_bytes":131072,"stripes":[1,1])", "");
+    const auto decoded = decode_attach_config(old);
+    REQUIRE(decoded.has_value());
+    CHECK(decoded->layout == concatenation(2));
+    const auto refused = decode_attach_config(with(encode_attach_config(sample_config()), "[1,1]", "[2]"));
+    REQUIRE(refused.has_error());
+    CHECK(refused.error().text.find("stripes") != std::string::npos);
 }
 
 TEST_CASE("control_message: the wire form is what the documentation of the socket shows") {
