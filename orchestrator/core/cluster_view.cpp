@@ -126,8 +126,8 @@ std::set<node_name> living_nodes(const cluster_view& view, std::chrono::nanoseco
 std::uint64_t replicas_on(const cluster_view& view, const drive_id& drive) {
     std::uint64_t count = 0;
     for (const auto& [name, volume] : view.volumes)
-        for (const auto& extent : volume.record.extents)
-            for (const auto& replica : extent.replicas)
+        for (const auto* extent : all_extents(volume.record))
+            for (const auto& replica : extent->replicas)
                 if (replica.drive == drive) ++count;
     for (const auto& [id, trash] : view.trash)
         if (trash.record.drive == drive) ++count;

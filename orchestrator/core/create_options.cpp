@@ -23,12 +23,17 @@ status apply_size(create_options& options, const std::string& text) {
     if (*size > volume_size_max_bytes)
         return bad_option("size", fmt::format("{} is more than the largest volume, {}", render_size(*size),
                                               render_size(volume_size_max_bytes)));
-    options.size_bytes = (*size + volume_size_unit_bytes - 1) / volume_size_unit_bytes * volume_size_unit_bytes;
+    options.size_bytes = *size;
     return ok();
 }
 
 status apply_replicas(create_options& options, const std::string& text) {
     TRY_ASSIGN(options.replicas, parse_count("replicas", text));
+    return ok();
+}
+
+status apply_stripes(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.stripes, parse_stripes(text));
     return ok();
 }
 
@@ -85,6 +90,7 @@ constexpr known_option known_options[] = {
     {"resync-rate", apply_resync_rate},
     {"scrub-every", apply_scrub_every},
     {"size", apply_size},
+    {"stripes", apply_stripes},
 };
 
 error unknown_option(std::string_view option) {
@@ -123,6 +129,8 @@ result<create_options> parse_create_options(const std::map<std::string, std::str
         TRY(found->apply(parsed, value));
     }
     TRY(check_together(parsed));
+    const std::uint64_t unit = volume_size_unit_bytes * parsed.stripes;
+    parsed.size_bytes = (parsed.size_bytes + unit - 1) / unit * unit;
     return parsed;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The options of `docker volume create -o key=value` and `weft volume create`, parsed and checked.
 //
-//   size          bytes, or with a suffix (10GiB, 512m); default 10 GiB; rounded up to a whole MiB
+//   size          bytes, or with a suffix (10GiB, 512m); default 10 GiB; rounded up to a whole MiB per stripe
+//   stripes       1..16, default 1: side by side over that many extents, on different drives
 //   replicas      1..3, default 2
 //   min-replicas  1..replicas, default 1: writes wait rather than go on with fewer up-to-date replicas
 //   fs            ext4 | xfs, default ext4
@@ -28,12 +29,13 @@ namespace weft {
 
 inline constexpr std::uint64_t volume_size_default_bytes = 10 * gib;
 inline constexpr std::uint64_t volume_size_max_bytes = 64 * tib;
-inline constexpr std::uint64_t volume_size_unit_bytes = mib;  // sizes are rounded up to a multiple of it
+inline constexpr std::uint64_t volume_size_unit_bytes = mib;  // an extent is a multiple of it
 inline constexpr std::uint64_t ext4_size_min_bytes = 16 * mib;
 inline constexpr std::uint64_t xfs_size_min_bytes = 300 * mib;  // mkfs.xfs(8) since xfsprogs 5.19 refuses less
 
 struct create_options {
-    std::uint64_t size_bytes = volume_size_default_bytes;  // multiple of volume_size_unit_bytes
+    std::uint64_t size_bytes = volume_size_default_bytes;  // multiple of volume_size_unit_bytes * stripes
+    std::uint32_t stripes = 1;
     std::uint32_t replicas = 2;
     std::uint32_t min_replicas = 1;
     fs_type fs = fs_type::ext4;

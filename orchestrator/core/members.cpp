@@ -11,7 +11,7 @@ core::engine_policy policy_of(const volume_record& record) {
 }
 
 result<core::members_message> members_of(const volume_record& record, const cluster_view& view, const node_name& me) {
-    core::members_message all{{}, policy_of(record)};
+    core::members_message all{{}, policy_of(record), record.layout};
     for (const auto& extent : record.extents) {
         core::extent_members members{extent.size_bytes, {}};
         for (const auto& replica : extent.replicas) {

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <utility>
 
+#include "nbd-backend/core/volume_layout.hpp"
 #include "orchestrator/core/names.hpp"
 
 namespace weft {
@@ -23,6 +24,16 @@ result<bool> parse_either(std::string_view option, std::string_view text, std::s
     return bad_option(option, fmt::format("'{}' is neither {} nor {}", printable(text), no, yes));
 }
 
+/// A number from 1 to `max`.
+result<std::uint32_t> parse_up_to(std::string_view option, std::string_view text, std::uint32_t max) {
+    const char* const end = text.data() + text.size();
+    std::uint32_t number = 0;
+    const auto parsed = std::from_chars(text.data(), end, number);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || number < 1 || number > max)
+        return bad_option(option, fmt::format("'{}' is not a number from 1 to {}", printable(text), max));
+    return number;
+}
+
 }  // namespace
 
 error bad_option(std::string_view option, std::string_view problem) {
@@ -30,12 +41,11 @@ error bad_option(std::string_view option, std::string_view problem) {
 }
 
 result<std::uint32_t> parse_count(std::string_view option, std::string_view text) {
-    const char* const end = text.data() + text.size();
-    std::uint32_t number = 0;
-    const auto parsed = std::from_chars(text.data(), end, number);
-    if (parsed.ec != std::errc{} || parsed.ptr != end || number < 1 || number > replicas_max)
-        return bad_option(option, fmt::format("'{}' is not a number from 1 to {}", printable(text), replicas_max));
-    return number;
+    return parse_up_to(option, text, replicas_max);
+}
+
+result<std::uint32_t> parse_stripes(std::string_view text) {
+    return parse_up_to("stripes", text, core::stripes_max);
 }
 
 result<bool> parse_provisioning(std::string_view text) {

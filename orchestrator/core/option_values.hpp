@@ -2,6 +2,7 @@
 // The grammar of single option values, shared by creating a volume and changing one. Pure.
 //
 //   counts        1..replicas_max, decimal
+//   stripes       1..stripes_max, decimal
 //   provisioning  thin | thick
 //   checksums     on | off
 //   on-full       hold | fail
@@ -31,6 +32,7 @@ inline constexpr std::uint64_t scrub_every_max_s = 3650ULL * 86400;
 error bad_option(std::string_view option, std::string_view problem);
 
 result<std::uint32_t> parse_count(std::string_view option, std::string_view text);
+result<std::uint32_t> parse_stripes(std::string_view text);
 /// True for thick.
 result<bool> parse_provisioning(std::string_view text);
 /// True for on.

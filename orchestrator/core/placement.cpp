@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -34,6 +35,7 @@ struct candidate {
     bool thick = false;              // the volume is
     std::uint64_t placed_bytes = 0;  // of this volume
     std::uint64_t placed_replicas = 0;
+    std::uint64_t in_segment = 0;  // of the striped segment that is being placed
 
     [[nodiscard]] const drive_record& record() const { return drive->record; }
 
@@ -53,9 +55,10 @@ struct candidate {
         return std::min(free(), without(record().size_bytes, drive->promised_bytes + placed_bytes));
     }
 
-    /// The smaller, the better.
-    [[nodiscard]] auto rank() const {
-        return std::make_tuple(~headroom(), drive->replicas + placed_replicas, record().node, record().id);
+    /// The smaller, the better. `node_in_segment`: replicas of the striped segment on the drive's node.
+    [[nodiscard]] auto rank(std::uint64_t node_in_segment) const {
+        return std::make_tuple(in_segment, node_in_segment, ~headroom(), drive->replicas + placed_replicas,
+                               record().node, record().id);
     }
 };
 
@@ -69,6 +72,17 @@ public:
                 continue;
             candidates_.push_back({&drive, thick, 0, 0});
         }
+    }
+
+    /// What is placed from now on until the next call is spread, if it is striped.
+    void begin_segment(bool striped) {
+        striped_ = striped;
+        for (auto& drive : candidates_) drive.in_segment = 0;
+    }
+
+    [[nodiscard]] std::size_t drives_of_segment() const {
+        return static_cast<std::size_t>(
+            std::count_if(candidates_.begin(), candidates_.end(), [](const auto& one) { return one.in_segment > 0; }));
     }
 
     /// `count` drives on distinct nodes outside of `taken`, `local` first; nothing if there are not so many.
@@ -86,23 +100,32 @@ public:
         for (candidate* drive : chosen) {
             drive->placed_bytes += size;
             drive->placed_replicas += 1;
+            if (striped_) drive->in_segment += 1;
             placed.push_back({drive->record().id, drive->record().node});
         }
         return placed;
     }
 
 private:
+    [[nodiscard]] auto rank(const candidate& of) const {
+        std::uint64_t on_node = 0;
+        for (const auto& drive : candidates_)
+            if (drive.record().node == of.record().node) on_node += drive.in_segment;
+        return of.rank(on_node);
+    }
+
     candidate* find_best(std::uint64_t size, const std::set<node_name>& taken, const node_name& only) {
         candidate* best = nullptr;
         for (auto& drive : candidates_) {
             if (taken.contains(drive.record().node) || !drive.fits(size)) continue;
             if (!only.empty() && drive.record().node != only) continue;
-            if (best == nullptr || drive.rank() < best->rank()) best = &drive;
+            if (best == nullptr || rank(drive) < rank(*best)) best = &drive;
         }
         return best;
     }
 
     std::vector<candidate> candidates_;
+    bool striped_ = false;
 };
 
 std::optional<std::vector<std::vector<placed_replica>>> try_place(const std::vector<pool_drive>& pool,
@@ -111,10 +134,15 @@ std::optional<std::vector<std::vector<placed_replica>>> try_place(const std::vec
                                                                   const node_name& local) {
     placer attempt(pool, alive, {}, request.thick);
     std::vector<std::vector<placed_replica>> extents;
-    for (const auto size : request.extent_sizes) {
-        auto placed = attempt.place(size, request.replicas, local, {});
-        if (!placed) return std::nullopt;
-        extents.push_back(std::move(*placed));
+    for (const auto stripes : request.stripes) {
+        attempt.begin_segment(stripes > 1);
+        for (std::uint32_t i = 0; i < stripes; ++i) {
+            auto placed = attempt.place(request.extent_sizes[extents.size()], request.replicas,
+                                        stripes > 1 ? node_name{} : local, {});
+            if (!placed) return std::nullopt;
+            extents.push_back(std::move(*placed));
+        }
+        if (stripes > 1 && attempt.drives_of_segment() < stripes) return std::nullopt;
     }
     return extents;
 }
@@ -187,12 +215,12 @@ std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const
     std::map<drive_id, pool_drive> by_id;
     for (const auto& drive : drives) by_id[drive.id].record = drive;
     for (const auto& volume : volumes)
-        for (const auto& extent : volume.extents)
-            for (const auto& replica : extent.replicas) {
+        for (const auto* extent : all_extents(volume))
+            for (const auto& replica : extent->replicas) {
                 const auto found = by_id.find(replica.drive);
                 if (found == by_id.end()) continue;  // its drive was removed from the pool
-                found->second.promised_bytes += extent.size_bytes;
-                if (volume.thick && !replica.created) found->second.reserved_bytes += extent.size_bytes;
+                found->second.promised_bytes += extent->size_bytes;
+                if (volume.thick && !replica.created) found->second.reserved_bytes += extent->size_bytes;
                 found->second.replicas += 1;
             }
     std::vector<pool_drive> pool;
@@ -202,14 +230,31 @@ std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const
 
 result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<pool_drive>& pool,
                                                               const std::set<node_name>& alive,
-                                                              const placement_request& request) {
-    INVARIANT(request.replicas >= 1 && !request.extent_sizes.empty(), "a placement of nothing");
+                                                              const placement_request& wanted) {
+    INVARIANT(wanted.replicas >= 1 && !wanted.extent_sizes.empty(), "a placement of nothing");
+    placement_request request = wanted;
+    if (request.stripes.empty()) request.stripes.assign(request.extent_sizes.size(), 1);
+    INVARIANT(
+        std::accumulate(request.stripes.begin(), request.stripes.end(), std::size_t{0}) == request.extent_sizes.size(),
+        "{} extents in other segments", request.extent_sizes.size());
     if (auto placed = try_place(pool, alive, request, request.local)) return std::move(*placed);
     // Filling the local drive first can use up what the last extents would have needed; without the preference they
     // fit.
     if (auto placed = try_place(pool, alive, request, node_name{})) return std::move(*placed);
     const std::uint64_t largest = *std::max_element(request.extent_sizes.begin(), request.extent_sizes.end());
     auto problem = no_place(pool, alive, largest, request.replicas, {}, {}, request.thick);
+    if (const auto widest = *std::max_element(request.stripes.begin(), request.stripes.end()); widest > 1) {
+        const std::string drives = fmt::format("{} stripes need {} drives", widest, widest);
+        // Room for the replicas is there, so it is the drives that are too few.
+        placement_request unstriped = request;
+        unstriped.stripes.assign(request.extent_sizes.size(), 1);
+        if (try_place(pool, alive, unstriped, node_name{}))
+            return error{errc::no_quorum,
+                         fmt::format("{}, each with room for a replica of {}, and there are fewer; add drives with "
+                                     "`weft drive add PATH` or ask for fewer stripes",
+                                     drives, render_size(largest))};
+        problem = problem.within(drives);
+    }
     if (request.extent_sizes.size() > 1) {
         std::uint64_t total = 0;
         for (const auto size : request.extent_sizes) total += size;
@@ -227,11 +272,17 @@ result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, co
     return no_place(pool, alive, extent.size_bytes, 1, taken, avoid, thick);
 }
 
-std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes) {
-    INVARIANT(volume_bytes > 0 && extent_bytes > 0, "split {} into {}", volume_bytes, extent_bytes);
-    std::vector<std::uint64_t> sizes(volume_bytes / extent_bytes, extent_bytes);
-    if (volume_bytes % extent_bytes != 0) sizes.push_back(volume_bytes % extent_bytes);
-    return sizes;
+extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes) {
+    INVARIANT(volume_bytes > 0 && extent_bytes > 0 && stripes > 0 && volume_bytes % stripes == 0,
+              "split {} into {} with {} stripes", volume_bytes, extent_bytes, stripes);
+    extent_split split;
+    for (std::uint64_t left = volume_bytes / stripes; left > 0;) {
+        const std::uint64_t size = std::min(left, extent_bytes);
+        split.sizes.insert(split.sizes.end(), stripes, size);
+        split.stripes.push_back(stripes);
+        left -= size;
+    }
+    return split;
 }
 
 }  // namespace weft

@@ -3,7 +3,10 @@
 //
 // Laws:
 //   - replicas of one extent are on distinct nodes, each alive, on drives that are neither draining nor down;
-//   - one replica of every extent is on the creating node whenever that is possible;
+//   - one replica of every extent is on the creating node whenever that is possible, except for stripes, whose purpose
+//     is other nodes' and drives' speed:
+//   - the extents of a striped segment are spread: the drive that has the fewest replicas of the segment is next, then
+//     the node. Together they are on at least as many drives as there are stripes;
 //   - thin provisioning: a pool may promise more than it has. A drive can take a replica when
 //       the replicas of *this volume* on it together are not larger than the drive, and
 //       free >= min(replica size, reserve), reserve = max(64 MiB, 2 % of the drive): an almost full drive takes nothing
@@ -39,8 +42,9 @@ std::vector<pool_drive> make_pool(const std::vector<drive_record>& drives, const
 struct placement_request {
     std::vector<std::uint64_t> extent_sizes;  // bytes, at least one
     std::uint32_t replicas = 2;
-    node_name local;     // gets one replica of every extent if it can; empty: no preference
-    bool thick = false;  // all space is taken at creation
+    node_name local;                          // gets one replica of every extent if it can; empty: no preference
+    bool thick = false;                       // all space is taken at creation
+    std::vector<std::uint32_t> stripes = {};  // extents of each segment, in order; empty: each extent is one
 };
 
 struct placed_replica {
@@ -53,14 +57,19 @@ struct placed_replica {
 /// not.
 result<std::vector<std::vector<placed_replica>>> place_volume(const std::vector<pool_drive>& pool,
                                                               const std::set<node_name>& alive,
-                                                              const placement_request& request);
+                                                              const placement_request& wanted);
 
 /// A drive for one more replica of `extent`, on none of the nodes that `extent` has replicas on and on none of `avoid`.
 /// `thick`: as the extent's volume. Errors as place_volume.
 result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, const std::set<node_name>& alive,
                                          const extent_record& extent, const std::set<drive_id>& avoid, bool thick);
 
-/// The sizes of a new volume's extents: `extent_bytes` each, the last one what is left. Both > 0.
-std::vector<std::uint64_t> split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes);
+/// The extents of a new volume, or of what it grows by: segments of `stripes` extents of `extent_bytes`; those of the
+/// last one share what is left. All > 0, `volume_bytes` a multiple of `stripes`.
+struct extent_split {
+    std::vector<std::uint64_t> sizes;    // bytes of each extent
+    std::vector<std::uint32_t> stripes;  // extents of each segment
+};
+extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes);
 
 }  // namespace weft

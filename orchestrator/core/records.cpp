@@ -46,6 +46,12 @@ json::object to_json(const extent_record& extent) {
     return {{"size_bytes", extent.size_bytes}, {"replicas", std::move(replicas)}};
 }
 
+json::object to_json(const growth_record& growth) {
+    json::array extents;
+    for (const auto& extent : growth.extents) extents.push_back(to_json(extent));
+    return {{"stripes", json::value_from(growth.stripes)}, {"extents", std::move(extents)}};
+}
+
 result<replica_record> decode_replica(const json::value& value) {
     if (!value.is_object()) return fields::wrong("replicas", "has an element that is not an object");
     const auto& object = value.get_object();
@@ -77,6 +83,36 @@ result<extent_record> decode_extent(const json::value& value) {
         extent.replicas.push_back(std::move(replica));
     }
     return extent;
+}
+
+result<std::vector<std::uint32_t>> decode_stripes(const json::object& object) {
+    TRY_ASSIGN(const auto* stripes, fields::array(object, "stripes"));
+    std::vector<std::uint32_t> all;
+    for (const auto& element : *stripes) {
+        if (!element.is_int64() || element.get_int64() < 1 || element.get_int64() > core::stripes_max)
+            return fields::wrong("stripes", fmt::format("has an element that is not 1 to {}", core::stripes_max));
+        all.push_back(static_cast<std::uint32_t>(element.get_int64()));
+    }
+    return all;
+}
+
+result<std::vector<extent_record>> decode_extents(const json::object& object) {
+    TRY_ASSIGN(const auto* extents, fields::array(object, "extents"));
+    std::vector<extent_record> all;
+    for (const auto& element : *extents) {
+        TRY_ASSIGN(auto extent, decode_extent(element));
+        all.push_back(std::move(extent));
+    }
+    return all;
+}
+
+result<growth_record> decode_growth(const json::object& within) {
+    TRY_ASSIGN(const auto* object, fields::object_of(within, "growth"));
+    TRY(fields::expect_fields(*object, {"stripes", "extents"}));
+    growth_record growth;
+    TRY_ASSIGN(growth.stripes, decode_stripes(*object));
+    TRY_ASSIGN(growth.extents, decode_extents(*object));
+    return growth;
 }
 
 /// The part of decode_volume that concerns the file system and the writer.
@@ -114,13 +150,26 @@ status decode_policy(const json::object& object, volume_record& record) {
     return ok();
 }
 
-result<volume_record> decode_volume_object(const json::object& object) {
+/// A record of a Weft that could not stripe says nothing of a layout: every extent was a segment by itself, and none
+/// was about to come.
+json::object with_layout(json::object object) {
+    if (!object.contains("growth")) object["growth"] = to_json(growth_record{});
+    const auto* extents = object.if_contains("extents");
+    if (object.contains("stripes") || extents == nullptr || !extents->is_array()) return object;
+    object["chunk_bytes"] = core::chunk_default_bytes;
+    object["stripes"] = json::array(extents->get_array().size(), 1);
+    return object;
+}
+
+result<volume_record> decode_volume_object(const json::object& stored) {
+    const json::object object = with_layout(stored);
     TRY(fields::expect_fields(object, {"name",          "id",           "size_bytes",      "fs",
                                        "fs_uuid",       "formatted",    "replicas_wanted", "min_replicas",
                                        "epoch",         "writer",       "clean",           "maintenance",
                                        "thick",         "checksums",    "on_full",         "resync_rate",
                                        "scrub_every_s", "scrub_wanted", "scrub_finished",  "scrubbed_at",
-                                       "scrub_report",  "created_at",   "extents"}));
+                                       "scrub_report",  "created_at",   "chunk_bytes",     "stripes",
+                                       "extents",       "growth"}));
     volume_record record;
     TRY_ASSIGN(record.name, checked_text(object, "name", check_volume_name));
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
@@ -133,11 +182,10 @@ result<volume_record> decode_volume_object(const json::object& object) {
     TRY(decode_use(object, record));
     TRY(decode_policy(object, record));
     TRY_ASSIGN(record.created_at, fields::text(object, "created_at"));
-    TRY_ASSIGN(const auto* extents, fields::array(object, "extents"));
-    for (const auto& element : *extents) {
-        TRY_ASSIGN(auto extent, decode_extent(element));
-        record.extents.push_back(std::move(extent));
-    }
+    TRY_ASSIGN(record.layout.chunk_bytes, fields::number(object, "chunk_bytes"));
+    TRY_ASSIGN(record.layout.stripes, decode_stripes(object));
+    TRY_ASSIGN(record.extents, decode_extents(object));
+    TRY_ASSIGN(record.growth, decode_growth(object));
     TRY(check(record));
     return record;
 }
@@ -272,7 +320,10 @@ std::string encode(const volume_record& record) {
                                         {"scrubbed_at", record.scrubbed_at},
                                         {"scrub_report", record.scrub_report},
                                         {"created_at", record.created_at},
-                                        {"extents", std::move(extents)}});
+                                        {"chunk_bytes", record.layout.chunk_bytes},
+                                        {"stripes", json::value_from(record.layout.stripes)},
+                                        {"extents", std::move(extents)},
+                                        {"growth", to_json(record.growth)}});
 }
 
 std::string encode(const drive_record& record) {
@@ -332,18 +383,25 @@ status check(const volume_record& record) {
                                   record.min_replicas, record.replicas_wanted, replicas_wanted_max));
     if (record.extents.empty()) return broken("it has no extents");
     std::set<replica_id> ids;
-    std::uint64_t total = 0;
-    for (std::size_t i = 0; i < record.extents.size(); ++i) {
-        const auto& extent = record.extents[i];
+    std::vector<std::uint64_t> sizes;
+    const auto extents = all_extents(record);
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+        const auto& extent = *extents[i];
         if (const auto good = check_extent(extent, i); good.has_error()) return broken(good.error().text);
-        if (extent.size_bytes > max_of<std::uint64_t> - total) return broken("the extents' sizes overflow");
-        total += extent.size_bytes;
+        sizes.push_back(extent.size_bytes);
         for (const auto& replica : extent.replicas)
             if (!ids.insert(replica.id).second)
                 return broken(fmt::format("two replicas have the id {}", printable(replica.id.str())));
     }
-    if (total != record.size_bytes)
-        return broken(fmt::format("its extents have {} bytes together, its size is {}", total, record.size_bytes));
+    core::volume_layout grown = record.layout;
+    grown.stripes.insert(grown.stripes.end(), record.growth.stripes.begin(), record.growth.stripes.end());
+    if (const auto fits = core::volume_map::make(grown, sizes); fits.has_error()) return broken(fits.error().text);
+    sizes.resize(record.extents.size());
+    const auto map = core::volume_map::make(record.layout, sizes);
+    if (map.has_error()) return broken(map.error().text);
+    if (map->size_bytes() != record.size_bytes)
+        return broken(
+            fmt::format("its extents have {} bytes together, its size is {}", map->size_bytes(), record.size_bytes));
     if (record.clean && !record.writer.empty())
         return broken(fmt::format("it is called clean while {} writes", printable(record.writer.str())));
     if (record.maintenance && record.writer.empty()) return broken("it is under maintenance by nobody");
@@ -352,6 +410,13 @@ status check(const volume_record& record) {
     if (record.epoch == 0 && (!record.writer.empty() || record.formatted || !record.clean))
         return broken("it was never attached (epoch 0) but has a writer, a file system or unclean replicas");
     return ok();
+}
+
+std::vector<const extent_record*> all_extents(const volume_record& record) {
+    std::vector<const extent_record*> all;
+    for (const auto& extent : record.extents) all.push_back(&extent);
+    for (const auto& extent : record.growth.extents) all.push_back(&extent);
+    return all;
 }
 
 std::string volume_key(std::string_view name) {

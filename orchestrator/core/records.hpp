@@ -3,6 +3,8 @@
 //
 // volume_record holds everything of a volume that must change together (design.md, "Cluster state"). Invariants,
 // checked by `check` after every decode and before every commit:
+//   - `layout` is one of `extents` (core::volume_map), and their size is the volume's;
+//   - `growth` is what will be appended to extents and layout; nothing uses it before all its replicas' files exist;
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
 //   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer;
@@ -18,6 +20,7 @@
 #include "nbd-backend/base/replica_state.hpp"
 #include "nbd-backend/base/result.hpp"
 #include "nbd-backend/core/engine_types.hpp"
+#include "nbd-backend/core/volume_layout.hpp"
 
 namespace weft {
 
@@ -41,6 +44,13 @@ enum class fs_type : std::uint8_t { ext4, xfs };
 std::string_view to_string(fs_type fs) noexcept;
 result<fs_type> parse_fs_type(std::string_view text);
 
+/// Segments that a volume is about to get. They become the volume's in the very change that notes the last of their
+/// replicas as created (transitions' mark_created), so that attaching, serving and repairing never meet a half of one.
+struct growth_record {
+    std::vector<std::uint32_t> stripes;  // extents of each new segment; empty: the volume does not grow
+    std::vector<extent_record> extents;
+};
+
 struct volume_record {
     std::string name;
     volume_id id;
@@ -57,14 +67,16 @@ struct volume_record {
     bool thick = false;        // replicas are preallocated in full
     bool checksums = true;     // replicas keep a CRC-32C per block
     core::full_policy on_full = core::full_policy::hold;
-    std::uint64_t resync_rate = 0;       // bytes per second; 0: no limit
-    std::uint64_t scrub_every_s = 0;     // 0: only on demand
-    std::uint64_t scrub_wanted = 0;      // serial of the scrub that was asked for last
-    std::uint64_t scrub_finished = 0;    // serial of the last finished one; <= scrub_wanted
-    std::string scrubbed_at;             // when it finished, RFC 3339, UTC; empty: never
-    std::string scrub_report;            // what it found, for people
-    std::string created_at;              // RFC 3339, UTC
-    std::vector<extent_record> extents;  // concatenated
+    std::uint64_t resync_rate = 0;     // bytes per second; 0: no limit
+    std::uint64_t scrub_every_s = 0;   // 0: only on demand
+    std::uint64_t scrub_wanted = 0;    // serial of the scrub that was asked for last
+    std::uint64_t scrub_finished = 0;  // serial of the last finished one; <= scrub_wanted
+    std::string scrubbed_at;           // when it finished, RFC 3339, UTC; empty: never
+    std::string scrub_report;          // what it found, for people
+    std::string created_at;            // RFC 3339, UTC
+    core::volume_layout layout;
+    std::vector<extent_record> extents;
+    growth_record growth;
 
     /// Every up_to_date replica is created: what attaching needs. One that was added later, to be filled by a resync,
     /// may still be on its way.
@@ -101,6 +113,9 @@ struct trash_record {
 struct cluster_record {
     std::string id;  // UUID: a drive of another cluster is refused
 };
+
+/// Every replica that takes, or will take, space on a drive: those of the extents, then those of the growth.
+std::vector<const extent_record*> all_extents(const volume_record& record);
 
 /// JSON, fields in declaration order, no white space. decode errors: corrupt, naming the field.
 std::string encode(const volume_record& record);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "orchestrator/core/growth.hpp"
 #include "orchestrator/core/names.hpp"
 
 namespace weft {
@@ -107,6 +108,12 @@ result<forgotten_node> forget_node(volume_record record, const node_name& node, 
         std::copy_if(extent.replicas.begin(), extent.replicas.end(), std::back_inserter(done.removed), away);
         extent.replicas.erase(std::remove_if(extent.replicas.begin(), extent.replicas.end(), away),
                               extent.replicas.end());
+    }
+    const auto grows_there = nodes_of(record.growth);
+    if (grows_there.contains(node)) {
+        auto given_up = give_up_growth(std::move(record));
+        record = std::move(given_up.record);
+        done.removed.insert(done.removed.end(), given_up.removed.begin(), given_up.removed.end());
     }
     if (record.writer == node) end_writer(record);
     done.record = std::move(record);

@@ -51,6 +51,17 @@ located find_replica(volume_record& record, const replica_id& id) {
     return {};
 }
 
+/// What the volume grows by is there: it is the volume's from now on.
+void take_growth(volume_record& record) {
+    for (auto& extent : record.growth.extents) record.extents.push_back(std::move(extent));
+    auto& stripes = record.layout.stripes;
+    std::vector<std::uint64_t> sizes;
+    stripes.insert(stripes.end(), record.growth.stripes.begin(), record.growth.stripes.end());
+    for (const auto& extent : record.extents) sizes.push_back(extent.size_bytes);
+    record.size_bytes = core::volume_map::make(record.layout, sizes)->size_bytes();
+    record.growth = {};
+}
+
 /// R12: every extent needs data to go on from, and (R6) replicas that are born equal must exist before the first write.
 status check_extents_usable(const volume_record& record) {
     for (std::size_t i = 0; i < record.extents.size(); ++i) {
@@ -154,8 +165,19 @@ result<volume_record> set_replica_state(volume_record record, const node_name& m
 
 result<volume_record> mark_created(volume_record record, const replica_id& replica) {
     const auto found = find_replica(record, replica);
-    if (found.replica == nullptr) return unknown_replica(record, replica);
-    found.replica->created = true;
+    if (found.replica != nullptr) {
+        found.replica->created = true;
+        return record;
+    }
+    bool known = false;
+    bool whole = true;
+    for (auto& extent : record.growth.extents)
+        for (auto& one : extent.replicas) {
+            if (one.id == replica) known = one.created = true;
+            whole = whole && one.created;
+        }
+    if (!known) return unknown_replica(record, replica);
+    if (whole) take_growth(record);
     return record;
 }
 

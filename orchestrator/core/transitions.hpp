@@ -45,7 +45,7 @@ result<volume_record> abandon(volume_record record, const node_name& me, std::ui
 result<volume_record> set_replica_state(volume_record record, const node_name& me, std::uint64_t epoch,
                                         const replica_id& replica, replica_state to, bool recovering = false);
 
-/// The files of a replica exist. Errors: not_found.
+/// The files of a replica exist. With the last one of a growth the volume has grown. Errors: not_found.
 result<volume_record> mark_created(volume_record record, const replica_id& replica);
 
 /// The file system was made. Errors: stale_epoch unless writer == me and epoch matches.

@@ -47,10 +47,21 @@ TEST_CASE("create_options: an option that creation takes is known as one") {
     CHECK_FALSE(is_create_option(""));
 }
 
+TEST_CASE("create_options: stripes are a number from 1 to 16") {
+    CHECK(parse_create_options({{"stripes", "16"}})->stripes == 16);
+    for (const auto* text : {"0", "17", "-1", "two", "1.5", "", "4 "}) {
+        const auto refused = parse_create_options({{"stripes", text}});
+        REQUIRE(refused.has_error());
+        CHECK(refused.error().text.find("option 'stripes'") != std::string::npos);
+    }
+}
+
 TEST_CASE("create_options: sizes are rounded up to a whole MiB") {
     CHECK(parse_create_options({{"size", "16777217"}})->size_bytes == 17 * mib);
     CHECK(parse_create_options({{"size", "16777216"}})->size_bytes == 16 * mib);
     CHECK(parse_create_options({{"size", "64T"}})->size_bytes == 64 * tib);
+    CHECK(parse_create_options({{"size", "17M"}, {"stripes", "4"}})->size_bytes == 20 * mib);
+    CHECK(parse_create_options({{"size", "10GiB"}, {"stripes", "3"}})->size_bytes == 10 * gib + 2 * mib);
 }
 
 TEST_CASE("create_options: an unknown option is refused by name with the sorted list of the known ones") {

@@ -248,7 +248,63 @@ TEST_CASE("placement: a thick replica counts as reserved until it is made, then 
 }
 
 TEST_CASE("placement: a volume is cut into extents, the last one takes the rest") {
-    CHECK(split_extents(10 * gib, 64 * gib) == std::vector<std::uint64_t>{10 * gib});
-    CHECK(split_extents(128 * gib, 64 * gib) == std::vector<std::uint64_t>{64 * gib, 64 * gib});
-    CHECK(split_extents(65 * gib, 64 * gib) == std::vector<std::uint64_t>{64 * gib, gib});
+    using numbers = std::vector<std::uint64_t>;
+    CHECK(split_extents(10 * gib, 64 * gib, 1).sizes == numbers{10 * gib});
+    CHECK(split_extents(128 * gib, 64 * gib, 1).sizes == numbers{64 * gib, 64 * gib});
+    CHECK(split_extents(65 * gib, 64 * gib, 1).sizes == numbers{64 * gib, gib});
+    CHECK(split_extents(65 * gib, 64 * gib, 1).stripes == std::vector<std::uint32_t>{1, 1});
+}
+
+TEST_CASE("placement: a striped volume is cut into segments of equal extents") {
+    const auto split = split_extents(14 * gib, 4 * gib, 2);
+    CHECK(split.sizes == std::vector<std::uint64_t>{4 * gib, 4 * gib, 3 * gib, 3 * gib});
+    CHECK(split.stripes == std::vector<std::uint32_t>{2, 2});
+}
+
+TEST_CASE("placement: stripes are spread over drives and nodes, each extent's replicas over nodes") {
+    // n1 has three drives, n2 and n3 one each, much larger: headroom alone would take those for everything.
+    const std::vector<pool_drive> pool = {make_drive(1, 1, 10 * gib, 10 * gib), make_drive(2, 1, 10 * gib, 10 * gib),
+                                          make_drive(3, 1, 10 * gib, 10 * gib), make_drive(4, 2, 90 * gib, 90 * gib),
+                                          make_drive(5, 3, 90 * gib, 90 * gib)};
+    const std::vector<std::uint64_t> sizes(4, gib);
+    const auto single = place_volume(pool, three, {sizes, 1, test::node(1), false, {4}});
+    REQUIRE(single.has_value());
+    std::set<drive_id> drives;
+    std::set<std::string> nodes;
+    for (const auto& extent : *single) {
+        drives.insert(extent.front().drive);
+        nodes.insert(extent.front().node.str());
+    }
+    CHECK(drives.size() == 4);
+    CHECK(nodes.size() == 3);
+
+    const auto doubled = place_volume(pool, three, {sizes, 2, test::node(1), false, {4}});
+    REQUIRE(doubled.has_value());
+    std::map<drive_id, int> use;
+    for (const auto& extent : *doubled) {
+        CHECK(extent[0].node != extent[1].node);
+        for (const auto& replica : extent) use[replica.drive] += 1;
+    }
+    CHECK(use.size() == 5);
+    CHECK(std::all_of(use.begin(), use.end(), [](const auto& one) { return one.second <= 3; }));
+}
+
+TEST_CASE("placement: each segment is spread anew, and an unstriped one prefers the local node") {
+    const std::vector<pool_drive> pool = {make_drive(1, 1, 50 * gib, 50 * gib), make_drive(2, 2, 50 * gib, 50 * gib)};
+    const auto placed =
+        place_volume(pool, three, {std::vector<std::uint64_t>(5, gib), 1, test::node(2), false, {2, 2, 1}});
+    REQUIRE(placed.has_value());
+    CHECK((*placed)[0].front().drive != (*placed)[1].front().drive);
+    CHECK((*placed)[2].front().drive != (*placed)[3].front().drive);
+    CHECK((*placed)[4].front().node == test::node(2));
+}
+
+TEST_CASE("placement: more stripes than drives is refused, saying so") {
+    const std::vector<pool_drive> pool = {make_drive(1, 1, 50 * gib, 50 * gib), make_drive(2, 2, 50 * gib, 50 * gib)};
+    const auto refused = place_volume(pool, three, {std::vector<std::uint64_t>(3, gib), 2, test::node(1), false, {3}});
+    REQUIRE(refused.has_error());
+    CHECK(refused.error().code == errc::no_quorum);
+    CHECK(refused.error().text ==
+          "3 stripes need 3 drives, each with room for a replica of 1 GiB, and there are fewer; "
+          "add drives with `weft drive add PATH` or ask for fewer stripes");
 }

@@ -26,10 +26,29 @@ TEST_CASE("records: a volume has this JSON, fields in order, no white space") {
           R"("fs_uuid":"00000000-0000-4000-8000-000000000002","formatted":false,"replicas_wanted":1,"min_replicas":1,)"
           R"("epoch":0,"writer":"","clean":true,"maintenance":false,"thick":false,"checksums":true,"on_full":"hold",)"
           R"("resync_rate":0,"scrub_every_s":0,"scrub_wanted":0,"scrub_finished":0,"scrubbed_at":"","scrub_report":"",)"
-          R"("created_at":"2024-05-01T12:00:00.000Z","extents":[{"size_bytes":)"
+          R"("created_at":"2024-05-01T12:00:00.000Z","chunk_bytes":65536,"stripes":[1],"extents":[{"size_bytes":)"
           R"(10737418240,"replicas":[{"id":"00000000-0000-4000-8000-000000000101","node":"n1",)"
           R"("drive":"00000000-0000-4000-8000-000000000201","state":"up_to_date","created":true,)"
-          R"("born_equal":true,"recovering":false}]}]})");
+          R"("born_equal":true,"recovering":false}]}],"growth":{"stripes":[],"extents":[]}})");
+}
+
+// Bug guarded against: a cluster of the first Weft, whose records know no layout, would be unreadable after an upgrade.
+TEST_CASE("records: without a layout every extent is a segment by itself") {
+    const auto old = replaced(replaced(encode(test::sample_volume(1)), R"("chunk_bytes":65536,"stripes":[1],)", ""),
+                              R"(,"growth":{"stripes":[],"extents":[]})", "");
+    const auto decoded = decode_volume(old);
+    REQUIRE(decoded.has_value());
+    CHECK(decoded->layout == core::concatenation(1));
+}
+
+TEST_CASE("records: a layout that does not fit the extents is corrupt") {
+    for (const auto* stripes : {R"("stripes":[])", R"("stripes":[2])", R"("stripes":[1,1])", R"("stripes":[0])",
+                                R"("stripes":[17])", R"("stripes":["1"])", R"("stripes":7)"}) {
+        const auto decoded = decode_volume(replaced(encode(test::sample_volume(1)), R"("stripes":[1])", stripes));
+        CAPTURE(stripes);
+        REQUIRE(decoded.has_error());
+        CHECK(decoded.error().code == errc::corrupt);
+    }
 }
 
 TEST_CASE("records: every kind survives encode, decode, encode") {
@@ -142,6 +161,7 @@ TEST_CASE("records: check names every broken invariant of a volume") {
              v.extents[0].size_bytes = ~std::uint64_t{0} - block_bytes + 1;
              v.extents.push_back(v.extents[0]);
              for (auto& r : v.extents[1].replicas) r.id = replica_id{"x" + r.id.str()};
+             v.layout = core::concatenation(2);
          }},
     };
     for (const auto& row : cases) {

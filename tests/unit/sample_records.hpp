@@ -38,6 +38,7 @@ inline volume_record sample_volume(unsigned replicas = 2) {
     for (unsigned i = 1; i <= replicas; ++i)
         extent.replicas.push_back({replica(i), node(i), drive(i), replica_state::up_to_date, true, true});
     record.extents.push_back(extent);
+    record.layout = core::concatenation(record.extents.size());
     return record;
 }
 
