@@ -10,7 +10,6 @@ CCACHE   := $(shell command -v ccache 2>/dev/null)
 
 OPTIMIZE ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Werror
-NETLINK  := -lnl-genl-3 -lnl-3
 CXXFLAGS := -std=c++20 $(OPTIMIZE) -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
             -DBOOST_ALL_NO_LIB -DWEFT_VERSION='"$(VERSION)"' -I. \
             $(foreach s,$(SANITIZE),-fsanitize=$(s)) $(if $(SANITIZE),-fno-omit-frame-pointer)
@@ -29,8 +28,10 @@ objects = $(patsubst %.cpp,$(BUILD)/%.o,$(call sources,$(1)))
 archive = $(BUILD)/lib/$(subst /,-,$(1)).a
 
 BACKEND := $(call archive,nbd-backend/io) $(call archive,nbd-backend/core) $(call archive,nbd-backend/base)
-ORCHESTRATOR := $(foreach l,api io core,$(call archive,orchestrator/$(l))) $(BACKEND)
 DM := $(call archive,dm-tables/io) $(call archive,dm-tables/core)
+ORCHESTRATOR := $(foreach l,api io core,$(call archive,orchestrator/$(l))) $(DM) $(BACKEND)
+# What orchestrator/io and dm-tables/io stand on.
+HOST := -lsqlite3 -lblkid -lmount -lnbd -ldevmapper -lnl-genl-3 -lnl-3 -lsystemd
 BOOST := -lboost_json -lboost_system
 
 PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-plugin.so
@@ -69,15 +70,15 @@ $(BUILD)/nbdkit-weft-%-plugin.so: $(BUILD)/nbd-backend/plugin/%_plugin.o $(BACKE
 
 $(BUILD)/weftd: $(call objects,orchestrator/daemon) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lsystemd -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) $(HOST) -lboost_program_options -lfmt -luuid -o $@
 
 $(BUILD)/weft: $(call objects,orchestrator/cli) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
 	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lfmt -luuid -o $@
 
-$(UNIT): $(call objects,tests/unit) $(DM) $(ORCHESTRATOR)
+$(UNIT): $(call objects,tests/unit) $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lboost_program_options -lsqlite3 -lblkid -lmount -lsystemd -lnbd -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) $(HOST) -lboost_program_options -lfmt -luuid -o $@
 
 SEED  ?= 1
 COUNT ?= 1
@@ -92,11 +93,11 @@ sim: $(BUILD)/sim ## Run the engine's simulator: SEED=n replays one seed, COUNT=
 
 $(BUILD)/host-io-test: $(BUILD)/tests/plugin/host_io_test.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ $(BOOST) -lsqlite3 -lblkid -lmount -lsystemd -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) $(HOST) -lfmt -luuid -o $@
 
 $(BUILD)/nbd-tool: $(BUILD)/tests/plugin/nbd_tool.o $(ORCHESTRATOR)
 	@echo "  LINK  $@"
-	@$(CXX) $(LDFLAGS) $^ -lnbd $(NETLINK) -lfmt -luuid -o $@
+	@$(CXX) $(LDFLAGS) $^ $(BOOST) $(HOST) -lfmt -luuid -o $@
 
 include tests/fuzz/fuzz.mk
 include systemd/install.mk

@@ -29,6 +29,15 @@ std::string_view to_string(log_level level) noexcept {
     return "unknown";
 }
 
+std::string_view to_string(attach_way way) noexcept {
+    switch (way) {
+        case attach_way::automatic: return "auto";
+        case attach_way::kernel: return "kernel";
+        case attach_way::portable: return "portable";
+    }
+    return "unknown";
+}
+
 namespace {
 
 constexpr std::size_t socket_path_max = 107;  // bytes: sockaddr_un.sun_path less its terminating zero
@@ -53,6 +62,8 @@ po::options_description known_keys() {
     add("repair-after-ms", text(), "what has been gone for so long is replaced elsewhere (default 600000: 10 minutes)");
     add("libexec-dir", text(), "where the nbdkit plugins are (default: ../libexec/weft of weftd, or where weftd is)");
     add("extent-size", text(), "volumes are cut into extents of this size (default 64GiB)");
+    add("attach", text(), "kernel (nbd and device-mapper), portable (nbdfuse and loop) or auto: kernel where possible");
+    add("device-scope", text(), "part of the devices' names where several weftd share a kernel (default: none)");
     add("supervisor", text(), "who starts servers: auto (default: systemd when it runs weftd), systemd, none");
     add("log-level", text(), "debug, info, warning or error (default info)");
     return keys;
@@ -170,6 +181,29 @@ status take_level(const settings& from, log_level& target) {
     return bad("log-level", *value, "write debug, info, warning or error");
 }
 
+status take_attach(const settings& from, attach_way& target) {
+    const auto value = from.text("attach");
+    if (!value) return ok();
+    for (const auto way : {attach_way::automatic, attach_way::kernel, attach_way::portable})
+        if (to_string(way) == *value) {
+            target = way;
+            return ok();
+        }
+    return bad("attach", *value, "write auto, kernel or portable");
+}
+
+/// The grammar of dm-tables/core/dm_name.hpp, check_scope.
+status take_device_scope(const settings& from, std::string& target) {
+    const auto value = from.text("device-scope");
+    if (!value) return ok();
+    const bool good = value->size() <= 16 && std::all_of(value->begin(), value->end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+    });
+    if (!good) return bad("device-scope", *value, "write at most 16 letters, digits, '_' and '.'");
+    target = *value;
+    return ok();
+}
+
 status take_supervisor(const settings& from, supervision& target) {
     const auto value = from.text("supervisor");
     if (!value) return ok();
@@ -236,6 +270,8 @@ result<daemon_options> parse_daemon_options(std::string_view config, const std::
     TRY(from.duration("attach-timeout-ms", 50, options.attach_timeout));
     TRY(from.duration("repair-after-ms", 1000, options.repair_after, 2'592'000'000));
     TRY(take_extent_size(from, options.extent_size_bytes));
+    TRY(take_attach(from, options.attach));
+    TRY(take_device_scope(from, options.device_scope));
     TRY(take_level(from, options.level));
     TRY(take_supervisor(from, options.supervisor));
     TRY(check_lengths(options));

@@ -22,6 +22,10 @@ namespace weft {
 enum class log_level : std::uint8_t { debug, info, warning, error };
 std::string_view to_string(log_level level) noexcept;
 
+/// How a volume becomes a block device on this node.
+enum class attach_way : std::uint8_t { automatic, kernel, portable };
+std::string_view to_string(attach_way way) noexcept;
+
 /// Who starts the servers of the data path: systemd as units, or weftd itself.
 enum class supervision : std::uint8_t { automatic, systemd, none };
 
@@ -41,6 +45,8 @@ struct daemon_options {
     std::chrono::milliseconds repair_after{600000};            // repair-after-ms, 1000..2592000000 (30 days)
     std::filesystem::path libexec_dir;                         // libexec-dir: where the nbdkit plugins are
     std::uint64_t extent_size_bytes = 64 * gib;                // extent-size, multiple of 1 MiB
+    attach_way attach = attach_way::automatic;                 // attach: auto, kernel or portable
+    std::string device_scope;                                  // device-scope: for several weftd on one kernel
     log_level level = log_level::info;                         // log-level
     supervision supervisor = supervision::automatic;           // supervisor
 

@@ -60,6 +60,12 @@ result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bo
 result<std::string> mount_filesystem(const std::filesystem::path& device, fs_type fs,
                                      const std::filesystem::path& target);
 
+/// Lets the mounted file system have all of its device: ext4 by resize2fs(8), xfs by xfs_growfs(8), both online.
+/// Nothing happens when it has it already, so it may be repeated after a kill. Errors: timed_out, io_failed with the
+/// tool's last words.
+status grow_filesystem(const std::filesystem::path& device, fs_type fs, const std::filesystem::path& target,
+                       std::chrono::milliseconds timeout = std::chrono::minutes(5));
+
 /// Unmounts whatever of `device` is mounted at `target`; never lazily. Success when nothing is mounted there. The
 /// umount(2) runs in a child process because it can hang for as long as the volume holds (R4): after `timeout` it is
 /// left to finish on its own and timed_out is returned; calling again is right. Errors: busy (somebody in our own

@@ -87,6 +87,17 @@ result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, cons
     return ensure_data_directory(target);
 }
 
+status grow_filesystem(const fs_ns::path& device, fs_type fs, const fs_ns::path& target,
+                       std::chrono::milliseconds timeout) {
+    run_request tool;
+    tool.timeout = timeout;
+    switch (fs) {
+        case fs_type::ext4: tool.argv = {"resize2fs", device.string()}; break;
+        case fs_type::xfs: tool.argv = {"xfs_growfs", "-d", target.string()}; break;
+    }
+    return run_checked(tool);
+}
+
 status unmount_filesystem(const fs_ns::path& target, std::chrono::milliseconds timeout, bool force_foreign) {
     const std::string name = target.string();
     for (;;) {

@@ -96,29 +96,14 @@ result<std::string> attach_portable(const volume_paths& paths, milliseconds time
     return loop.device;
 }
 
-namespace {
-
-/// Nothing is touched while anybody but us holds the file system, here or in another mount namespace.
-status refuse_foreign(const portable_state& state, const std::filesystem::path& ours) {
-    for (const auto& mount_point : state.mount_points)
-        if (mount_point != ours.string())
-            return error{errc::busy, EBUSY,
-                         fmt::format("{} is mounted at {}, too; unmount it there first", state.loops.front().device,
-                                     mount_point)};
-    for (const auto& loop : state.loops) {
-        TRY_ASSIGN(const auto holders, foreign_holders(loop.numbers));
-        if (!holders.empty())
-            return error{errc::busy, EBUSY,
-                         fmt::format("{} is {}; nothing was torn down", loop.device, describe(holders))};
-    }
-    return ok();
-}
-
-}  // namespace
-
 status teardown_portable(const volume_paths& paths, const teardown_options& options) {
     TRY_ASSIGN(const auto state, observe_portable(paths));
-    TRY(refuse_foreign(state, options.mount_point));
+    if (!state.loops.empty()) {
+        volume_device_state held;
+        for (const auto& loop : state.loops) held.devices.push_back(loop.numbers);
+        held.mount_points = state.mount_points;
+        TRY(refuse_foreign_mounts(held, options.mount_point, state.loops.front().device));
+    }
     // With the server gone, requests that wait in nbdfuse shall fail. Killed, not asked: asked, it would first unmount
     // lazily, and then a loop device would no longer show which file it is over.
     if (options.server_is_gone && state.nbdfuse) TRY(kill_now(*state.nbdfuse));

@@ -20,6 +20,7 @@
 #include "nbd-backend/base/result.hpp"
 #include "orchestrator/io/loop_device.hpp"
 #include "orchestrator/io/process.hpp"
+#include "orchestrator/io/volume_device.hpp"
 #include "orchestrator/io/volume_process.hpp"
 
 namespace weft {
@@ -42,14 +43,6 @@ result<portable_state> observe_portable(const volume_paths& paths);
 /// server must listen already. Errors: unavailable with nbdfuse's last words; timed_out; io_failed. A failure leaves
 /// what was made to the next attach or teardown.
 result<std::string> attach_portable(const volume_paths& paths, std::chrono::milliseconds timeout);
-
-struct teardown_options {
-    std::filesystem::path mount_point;  // ours, <state>/mounts/<id>: the only one that is unmounted. Any other mount of
-                                        // the device (an administrator's bind mount) makes the teardown busy.
-    std::chrono::milliseconds timeout{20000};  // for each step that can hang while the volume holds
-    bool server_is_gone = false;  // volume server dead or fenced (R5): I/O fails, nothing more can be written; go on
-                                  // through I/O errors
-};
 
 /// Unmounts, detaches, ends nbdfuse; idempotent and resumable. Never lazy: while a foreign mount namespace or a process
 /// holds the file system nothing is touched. Errors: busy (names who), timed_out (still going on; call again),

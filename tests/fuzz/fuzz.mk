@@ -20,7 +20,7 @@ $(BUILD)/fuzz/$(1)$(2): $(BUILD)/tests/fuzz/$(1)_fuzz$(2).o $(FUZZ_HELPERS) $(DM
 	@mkdir -p $$(@D)
 	@echo "  LINK  $$@"
 	@$(CXX) $(LDFLAGS) -fsanitize=fuzzer $$^ $(BOOST) \
-	    -lboost_program_options -lsqlite3 -lblkid -lmount -lfmt -luuid -o $$@
+	    -lboost_program_options $(HOST) -lfmt -luuid -o $$@
 endef
 $(foreach f,$(FUZZERS),$(eval $(call fuzzer,$(f),)) $(eval $(call fuzzer,$(f),-canary)))
 

@@ -24,7 +24,7 @@ LAYERS = {
     "orchestrator/core": ["nbd-backend/base", "nbd-backend/core"],
     "orchestrator/api": ["nbd-backend/base", "nbd-backend/core", "orchestrator/core"],
     "orchestrator/io": ["nbd-backend/base", "nbd-backend/core", "nbd-backend/io", "orchestrator/core",
-                        "orchestrator/api"],
+                        "orchestrator/api", "dm-tables/core", "dm-tables/io"],
     "orchestrator/daemon": ["nbd-backend/base", "nbd-backend/core", "nbd-backend/io", "orchestrator/core",
                             "orchestrator/api", "orchestrator/io"],
     "orchestrator/cli": ["nbd-backend/base", "nbd-backend/core", "nbd-backend/io", "orchestrator/core",

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/io/kernel_attach.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "dm-tables/core/plan.hpp"
+#include "dm-tables/core/volume_stack.hpp"
+#include "dm-tables/io/dm_driver.hpp"
+#include "nbd-backend/base/crash_point.hpp"
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/core/nbd_identity.hpp"
+#include "orchestrator/io/filesystem.hpp"
+#include "orchestrator/io/nbd_device.hpp"
+
+namespace weft {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// A plan needs two rounds at most (plan.hpp, P1); one more for a device that udev was just looking at.
+constexpr int rounds_max = 4;
+/// The command itself takes a moment; that the device is not free then is because device-mapper has it open.
+constexpr milliseconds cut_wait{500};
+
+/// Without asking libdevmapper, which would try to make a control node. A kernel that has it as a module may not have
+/// loaded it yet: then no device is there.
+bool dm_is_loaded() {
+    std::error_code failed;
+    return std::filesystem::exists("/sys/class/misc/device-mapper", failed);
+}
+
+result<std::string> mark_of(const kernel_scope& scope, const volume_id& id, std::size_t extent) {
+    return encode_nbd_identity({scope.node, id, static_cast<std::uint16_t>(extent)});
+}
+
+result<std::vector<nbd_device>> nbd_devices_of(const kernel_scope& scope, const volume_id& id) {
+    TRY_ASSIGN(const auto prefix, nbd_identity_prefix(scope.node, id));
+    return find_nbd(prefix);
+}
+
+/// "253:0". Device-mapper says so of its own devices.
+device_number parse_number(std::string_view text) {
+    device_number number;
+    const auto colon = text.find(':');
+    std::from_chars(text.data(), text.data() + colon, number.major);
+    std::from_chars(text.data() + colon + 1, text.data() + text.size(), number.minor);
+    return number;
+}
+
+std::string render_number(const device_number& number) {
+    return fmt::format("{}:{}", number.major, number.minor);
+}
+
+/// What device-mapper has of this volume, and of the names that `wanted` asks for.
+result<dm::observation> observe_volume(const kernel_scope& scope, const volume_id& id,
+                                       const std::vector<dm::volume_stack>& wanted) {
+    TRY_ASSIGN(auto all, dm::driver::observe(wanted));
+    std::erase_if(all.devices, [&](const dm::observed_device& device) {
+        const auto who = dm::parse_uuid(device.uuid);
+        if (who.has_value()) return who->volume_id != id.str() || who->scope != scope.scope;
+        return std::none_of(wanted.begin(), wanted.end(), [&](const dm::volume_stack& stack) {
+            return std::any_of(stack.devices.begin(), stack.devices.end(),
+                               [&](const dm::dm_device& one) { return one.name == device.name; });
+        });
+    });
+    return all;
+}
+
+/// Reports that stand for "this volume was left alone".
+bool stops(const dm::report& report) {
+    using kind = dm::report::kind;
+    return report.what == kind::name_taken || report.what == kind::device_missing ||
+           report.what == kind::would_shrink || report.what == kind::leftover_in_use;
+}
+
+/// Plans and carries out until nothing is left to do. Errors: busy, with the plan's words.
+status converge(const kernel_scope& scope, const volume_id& id, const std::vector<dm::volume_stack>& wanted) {
+    for (int round = 0; round < rounds_max; ++round) {
+        TRY_ASSIGN(const auto found, observe_volume(scope, id, wanted));
+        const auto plan = dm::make_plan(wanted, found, scope.scope);
+        for (const auto& report : plan.reports)
+            if (stops(report)) return error{errc::busy, report.text};
+        if (plan.steps.empty() && !plan.more) return ok();
+        TRY(dm::driver::apply(plan.steps));
+        WEFT_CRASH_POINT("kernel.dm-applied");
+    }
+    return error{errc::busy, "device-mapper's devices of the volume do not come to rest; somebody else changes them"};
+}
+
+dm::volume_layout layout_of(const kernel_scope& scope, const volume_shape& shape,
+                            const std::vector<nbd_device>& devices) {
+    dm::volume_layout layout;
+    layout.volume_id = shape.id.str();
+    layout.volume_name = shape.name;
+    layout.scope = scope.scope;
+    layout.chunk_bytes = shape.layout.chunk_bytes;
+    std::size_t next = 0;
+    for (const auto stripes : shape.layout.stripes) {
+        dm::layout_segment segment;
+        for (std::uint32_t i = 0; i < stripes; ++i, ++next)
+            segment.extents.push_back({devices[next].device, shape.extent_sizes[next], dm::leg_state::up_to_date});
+        layout.segments.push_back(std::move(segment));
+    }
+    return layout;
+}
+
+const dm::observed_device* find_top(const dm::observation& found) {
+    for (const auto& device : found.devices) {
+        const auto who = dm::parse_uuid(device.uuid);
+        if (who.has_value() && who->role.what == dm::device_role::part::volume) return &device;
+    }
+    return nullptr;
+}
+
+/// Every device that the volume's tables map is one of its own, or an nbd device of its that is connected.
+bool rests_on(const dm::observation& found, const std::vector<nbd_device>& connected) {
+    std::set<std::string> known;
+    for (const auto& device : found.devices) known.insert(device.number);
+    for (const auto& device : connected) known.insert(render_number(device.numbers));
+    return std::all_of(found.devices.begin(), found.devices.end(), [&](const dm::observed_device& device) {
+        if (!device.active) return false;
+        const auto used = dm::numbers_in(*device.active);
+        return std::all_of(used.begin(), used.end(), [&](const std::string& number) { return known.contains(number); });
+    });
+}
+
+}  // namespace
+
+status kernel_attach_possible() {
+    TRY(load_nbd_module());
+    return dm::driver::check_available();
+}
+
+result<volume_device_state> observe_kernel(const kernel_scope& scope, const volume_id& id) {
+    volume_device_state state;
+    state.outlives_server = true;
+    TRY_ASSIGN(const auto connected, nbd_devices_of(scope, id));
+    dm::observation found;
+    if (dm_is_loaded()) {
+        TRY_ASSIGN(found, observe_volume(scope, id, {}));
+    }
+    state.nothing = connected.empty() && found.devices.empty();
+    const auto* top = find_top(found);
+    if (top == nullptr) return state;
+    state.devices.push_back(parse_number(top->number));
+    if (top->active) state.growable_bytes = dm::length_sectors(*top->active) * dm::sector_bytes;
+    state.usable = top->active && !top->active->empty() && !top->suspended && rests_on(found, connected);
+    TRY_ASSIGN(const auto mounts, read_own_mounts());
+    for (const auto& mount : mounts)
+        if (mount.device == state.devices.front()) state.mount_points.push_back(mount.mount_point);
+    return state;
+}
+
+result<std::string> attach_kernel(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
+                                  milliseconds timeout) {
+    TRY(kernel_attach_possible());
+    std::vector<nbd_device> devices;
+    for (std::size_t extent = 0; extent < shape.extent_sizes.size(); ++extent) {
+        nbd_spec spec;
+        spec.socket = paths.nbd_socket;
+        spec.export_name = fmt::format("extent/{}", extent);
+        TRY_ASSIGN(spec.backend, mark_of(scope, shape.id, extent));
+        spec.bytes = shape.extent_sizes[extent];
+        spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
+        spec.handshake_timeout = timeout;
+        auto made = connect_nbd(spec);
+        if (made.has_error()) return made.error().within(fmt::format("connect extent {} to nbd", extent));
+        devices.push_back(std::move(made->device));
+        WEFT_CRASH_POINT("kernel.nbd-connected");
+    }
+    TRY_ASSIGN(auto stack, dm::make_volume_stack(layout_of(scope, shape, devices)));
+    std::string device = dm::node_path(stack.top().name);
+    TRY(converge(scope, shape.id, {std::move(stack)}));
+    return device;
+}
+
+status teardown_kernel(const kernel_scope& scope, const volume_id& id, const teardown_options& options) {
+    TRY_ASSIGN(const auto state, observe_kernel(scope, id));
+    if (state.nothing) return ok();
+    TRY_ASSIGN(const auto connected, nbd_devices_of(scope, id));
+    // With the server gone for good, requests that wait for the next one shall fail, also those of whoever holds the
+    // file system (R5). That they are really free the last step sees to.
+    if (options.server_is_gone)
+        for (const auto& device : connected)
+            if (auto cut = disconnect_nbd(device, cut_wait);
+                cut.has_error() && cut.error().code != errc::busy && cut.error().code != errc::timed_out)
+                return cut;
+    WEFT_CRASH_POINT("kernel.cut");
+    if (!state.devices.empty())
+        TRY(refuse_foreign_mounts(state, options.mount_point,
+                                  fmt::format("device {}", render_number(state.devices.front()))));
+    if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
+    WEFT_CRASH_POINT("kernel.unmounted");
+    if (dm_is_loaded()) TRY(converge(scope, id, {}));
+    WEFT_CRASH_POINT("kernel.dm-gone");
+    for (const auto& device : connected) TRY(disconnect_nbd(device, options.timeout));
+    WEFT_CRASH_POINT("kernel.nbd-gone");
+    return ok();
+}
+
+}  // namespace weft

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block device of an attached volume, whichever way this node makes it:
+//
+//   kernel    nbd.ko over each extent's export, device-mapper on top (kernel_attach.hpp)
+//   portable  nbdfuse and a loop device over the whole-volume export (portable_attach.hpp)
+//
+// The way is chosen when nothing is there yet; what is there is used and taken apart in the way in which it was made,
+// whatever the configuration says by now. No memory: everything is found from the kernel, so every call may be cut off
+// and made again. Blocking; one caller per volume at a time; any thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nbd-backend/base/ids.hpp"
+#include "nbd-backend/base/result.hpp"
+#include "nbd-backend/core/volume_layout.hpp"
+#include "orchestrator/core/daemon_options.hpp"
+#include "orchestrator/io/mountinfo.hpp"
+#include "orchestrator/io/volume_process.hpp"
+
+namespace weft {
+
+/// What the kernel path must know of a volume to stitch it.
+struct volume_shape {
+    std::string name;
+    volume_id id;
+    core::volume_layout layout;
+    std::vector<std::uint64_t> extent_sizes;  // bytes
+};
+
+struct volume_device_state {
+    bool nothing = true;                    // neither a device nor a part of one
+    bool usable = false;                    // whole; works as long as the volume server does
+    bool outlives_server = false;           // waits for the next volume server instead of failing I/O
+    std::uint64_t growable_bytes = 0;       // the device's size if it can become larger while it is used, else 0
+    std::vector<device_number> devices;     // those that a file system can be mounted from
+    std::vector<std::string> mount_points;  // of those, in our namespace
+};
+
+struct teardown_options {
+    std::filesystem::path mount_point;  // ours, <state>/mounts/<id>: the only one that is unmounted. Any other mount of
+                                        // the device (an administrator's bind mount) makes the teardown busy.
+    std::chrono::milliseconds timeout{20000};  // for each step that can hang while the volume holds
+    bool server_is_gone = false;  // volume server dead or fenced (R5): I/O fails, nothing more can be written; go on
+                                  // through I/O errors
+};
+
+class volume_devices {
+public:
+    /// `options` must outlive this.
+    explicit volume_devices(const daemon_options& options) : options_(options) {}
+
+    /// Reads only; does not touch the volume, so it cannot hang on one that holds (R4). Errors: io_failed, corrupt.
+    [[nodiscard]] result<volume_device_state> observe(const volume_paths& paths, const volume_id& id) const;
+
+    /// Brings the device up, finishes what is half there, or gives a device that outlived its server the new one's
+    /// sockets, and returns its path. The volume server must listen already. Errors: unavailable, timed_out, io_failed;
+    /// busy (remains of an earlier attachment: tear down first). A failure leaves what was made to the next call.
+    [[nodiscard]] result<std::string> attach(const volume_paths& paths, const volume_shape& shape,
+                                             std::chrono::milliseconds timeout) const;
+
+    /// Unmounts and takes the device apart; idempotent and resumable. Never lazy: while a foreign mount namespace or a
+    /// process holds the file system it stays. Errors: busy (names who), timed_out (still going on; call again),
+    /// io_failed.
+    [[nodiscard]] status teardown(const volume_paths& paths, const volume_id& id,
+                                  const teardown_options& options) const;
+
+private:
+    [[nodiscard]] result<bool> use_kernel() const;
+
+    const daemon_options& options_;
+};
+
+/// Busy, naming who, when anybody but `ours` has one of the devices mounted, here or in another mount namespace.
+status refuse_foreign_mounts(const volume_device_state& state, const std::filesystem::path& ours,
+                             const std::string& device);
+
+}  // namespace weft
