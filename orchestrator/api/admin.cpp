@@ -197,6 +197,14 @@ result<http_response> post_scrub(service& served, const route_input& input) {
     return answer_view(served.scrub_volume(input.path[1]));
 }
 
+result<http_response> post_grow(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, json_input::parse_object(input.body));
+    TRY(json_input::refuse_unknown(object, {"size"}));
+    TRY_ASSIGN(const std::string size, json_input::required_text(object, "size"));
+    return answer_view(served.grow_volume(input.path[1], size));
+}
+
 struct route {
     std::string_view method;
     std::vector<std::string_view> path;  // after "v1"; "*" is any one segment
@@ -217,6 +225,7 @@ const std::vector<route>& routes() {
         {"DELETE", {"volumes", "*"}, false, delete_volume},
         {"PATCH", {"volumes", "*"}, false, patch_volume},
         {"POST", {"volumes", "*", "scrub"}, false, post_scrub},
+        {"POST", {"volumes", "*", "grow"}, false, post_grow},
         {"POST", {"volumes", "*", "attach"}, false, post_attach},
         {"POST", {"volumes", "*", "detach"}, false, post_detach},
         {"POST", {"volumes", "*", "repair"}, false, post_repair},

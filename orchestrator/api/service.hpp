@@ -118,6 +118,9 @@ public:
     /// Asks for a comparison of the replicas (core/scrub.hpp); returns the volume with the serial that was asked for as
     /// `scrub_wanted`. It has ended when `scrub_finished` is that. Errors: not_found, the store's.
     virtual result<volume_view> scrub_volume(const std::string& name) = 0;
+    /// Makes a volume larger, also while it is used. `size`: as create's. Errors: invalid_argument (smaller than it
+    /// is), not_found, busy (it is growing), no_space, no_quorum, timed_out (a node did not deliver: it is as it was).
+    virtual result<volume_view> grow_volume(const std::string& name, const std::string& size) = 0;
 
     // Drives, nodes, cluster.
     /// A dead node for good: its drives, replicas and records are taken away. Errors: not_found; busy (it is alive);

@@ -103,6 +103,8 @@ json::value to_json(const volume_view& view) {
                         {"scrubbed_at", record.scrubbed_at},
                         {"scrub_report", record.scrub_report},
                         {"created_at", record.created_at},
+                        {"chunk_bytes", record.layout.chunk_bytes},
+                        {"stripes", json::value_from(record.layout.stripes)},
                         {"extents", std::move(extents)},
                         {"mountpoint", view.mountpoint},
                         {"health", view.health},

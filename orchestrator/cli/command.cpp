@@ -66,10 +66,12 @@ void add_command_options(options::options_description& all, verb what) {
             "fs", options::value<std::string>())("min-replicas", options::value<std::string>())(
             "provisioning", options::value<std::string>())("checksums", options::value<std::string>())(
             "on-full", options::value<std::string>())("resync-rate", options::value<std::string>())(
-            "scrub-every", options::value<std::string>())("opt", options::value<std::vector<std::string>>());
+            "scrub-every", options::value<std::string>())("stripes", options::value<std::string>())(
+            "opt", options::value<std::vector<std::string>>());
     if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
     if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
     if (what == verb::volume_scrub) all.add_options()("wait", "");
+    if (what == verb::volume_grow) all.add_options()("size", options::value<std::string>());
     if (what == verb::volume_inspect) all.add_options()("watch,w", "");
     if (what == verb::events) all.add_options()("newest,n", options::value<std::string>());
 }
@@ -97,7 +99,7 @@ void add_pair(std::string_view what, const std::string& pair, std::map<std::stri
 
 void read_create_options(const options::variables_map& given, invocation& run) {
     for (const char* key : {"size", "replicas", "fs", "min-replicas", "provisioning", "checksums", "on-full",
-                            "resync-rate", "scrub-every"})
+                            "resync-rate", "scrub-every", "stripes"})
         if (given.count(key) != 0) add_option(run.options, key, given[key].as<std::string>());
     if (given.count("opt") == 0) return;
     for (const std::string& pair : given["opt"].as<std::vector<std::string>>()) add_pair("--opt ", pair, run.options);
@@ -160,6 +162,10 @@ parsed_line parse_command(const command_help& command, const std::vector<std::st
     if (command.what == verb::volume_create) read_create_options(given, run);
     run.force = given.count("force") != 0;
     run.accept_data_loss = given.count("accept-data-loss") != 0;
+    if (command.what == verb::volume_grow) {
+        if (given.count("size") == 0) throw usage_error{"--size is missing: how large is the volume to be, in all?"};
+        run.size = given["size"].as<std::string>();
+    }
     if (given.count("from") != 0) run.from = given["from"].as<std::string>();
     if (command.what == verb::volume_recover && run.from.empty())
         throw usage_error{"--from is missing: name the replica to go on from; 'weft volume inspect NAME' shows them"};

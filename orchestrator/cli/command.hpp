@@ -27,6 +27,7 @@ enum class verb {
     volume_rm,
     volume_set,
     volume_scrub,
+    volume_grow,
     volume_attach,
     volume_detach,
     volume_repair,
@@ -42,6 +43,7 @@ struct invocation {
     std::string argument;                        // NAME, PATH or ID; empty where the command takes none
     std::map<std::string, std::string> options;  // volume create, volume set
     bool force = false, watch = false, wait = false;
+    std::string size;  // volume grow
     std::string from;  // volume recover: a replica's id or the beginning of it
     bool accept_data_loss = false;
     std::size_t newest = 50;  // events

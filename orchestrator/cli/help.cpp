@@ -91,6 +91,7 @@ const std::vector<command_help>& commands() {
          "Create a volume",
          "  --size SIZE           such as 10GiB, 512m or a number of bytes (default 10GiB)\n"
          "  --replicas N          copies on different nodes, 1 to 3 (default 2)\n"
+         "  --stripes N           side by side over N extents on different drives, 1 to 16 (default 1)\n"
          "  --min-replicas N      writes wait rather than go on with fewer up-to-date copies (default 1)\n"
          "  --fs TYPE             ext4 (default) or xfs\n"
          "  --provisioning WHEN   thin (default: space is taken as it is written) or thick (all of it at once: no "
@@ -148,6 +149,14 @@ const std::vector<command_help>& commands() {
          "It runs in the background on the writer's node, also while the volume is in use; a volume that nobody uses "
          "is\n"
          "attached for it. 'weft volume inspect' shows how far it is and what the last one found.\n"},
+        {verb::volume_grow,
+         "volume",
+         {"grow", "expand", "resize"},
+         "NAME",
+         "Make a volume larger, also while it is used",
+         "      --size SIZE           what it is to have in all, such as 20GiB\n",
+         "Its file system grows with it: at once on the kernel path (nbd and device-mapper), at the next mount on the\n"
+         "portable one. A volume never becomes smaller.\n"},
         {verb::volume_attach,
          "volume",
          {"attach"},

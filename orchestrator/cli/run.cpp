@@ -68,6 +68,8 @@ http_request request_of(const invocation& command) {
         case verb::volume_set:
             return {"PATCH", "/v1/volumes/" + name, json::serialize(json::object{{"options", std::move(options)}})};
         case verb::volume_scrub: return {"POST", "/v1/volumes/" + name + "/scrub", "{}"};
+        case verb::volume_grow:
+            return {"POST", "/v1/volumes/" + name + "/grow", json::serialize(json::object{{"size", command.size}})};
         case verb::volume_attach:
             return {"POST", "/v1/volumes/" + name + "/attach", json::serialize(json::object{{"force", command.force}})};
         case verb::volume_detach: return {"POST", "/v1/volumes/" + name + "/detach", "{}"};
@@ -108,6 +110,8 @@ std::string render_answer(const invocation& command, const surroundings& world, 
         case verb::volume_set: return fmt::format("volume {} changed: {}\n", name, render_policies(body));
         case verb::volume_scrub:
             return fmt::format("scrub {} of volume {} is asked for\n", number_of(body, "scrub_wanted"), name);
+        case verb::volume_grow:
+            return fmt::format("volume {} has {} from now on\n", name, render_size(number_of(body, "size_bytes")));
         case verb::volume_attach:
             return fmt::format("volume {} attached with epoch {}: {}\n", name, number_of(body, "epoch"),
                                clean(text_of(body, "nbd_uri")));

@@ -26,6 +26,10 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
     }
     const volume_record& record = volume->record;
     if (record.epoch < seen.epoch) return;
+    if (seen.waits && !seen.server_alive && (seen.wanted || seen.held) && replaces(record, observed.me, seen.epoch)) {
+        plan.emplace_back(replace_server{seen.id, record.name});
+        return;
+    }
     if (record.writer != observed.me || record.epoch != seen.epoch) {
         std::string why = record.writer == observed.me
                               ? fmt::format("epoch {} of this node took its place", record.epoch)
@@ -34,6 +38,8 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
         plan.emplace_back(tear_down_fenced{seen.id, seen.epoch, std::move(why)});
         return;
     }
+    if (seen.server_alive && !seen.failed && seen.device_bytes > 0 && seen.device_bytes < record.size_bytes)
+        plan.emplace_back(grow_device{seen.id, record.name});
     if (seen.wanted || seen.held) return;
     if (record.maintenance && seen.server_alive && !seen.failed) return;  // volume_maintenance ends it
     if (seen.server_alive && !seen.failed)
@@ -59,10 +65,10 @@ void plan_servers(std::vector<action>& plan, const cluster_view& view, const obs
 void plan_replicas(std::vector<action>& plan, const cluster_view& view, const observed_node& observed) {
     if (!observed.records_current) return;
     for (const auto& [name, volume] : view.volumes)
-        for (const auto& extent : volume.record.extents)
-            for (const auto& replica : extent.replicas)
+        for (const auto* extent : all_extents(volume.record))
+            for (const auto& replica : extent->replicas)
                 if (replica.node == observed.me && !replica.created)
-                    plan.emplace_back(create_replica{name, volume.record.id, replica.drive, replica, extent.size_bytes,
+                    plan.emplace_back(create_replica{name, volume.record.id, replica.drive, replica, extent->size_bytes,
                                                      volume.record.thick, volume.record.checksums});
     for (const auto& [id, trash] : view.trash) {
         const bool unreadable = view.bad.contains(drive_key(trash.record.drive));
@@ -87,6 +93,11 @@ void plan_lost_writers(std::vector<action>& plan, const cluster_view& view, cons
 }
 
 }  // namespace
+
+bool replaces(const volume_record& record, const node_name& me, std::uint64_t epoch) {
+    return epoch > 0 && record.writer == me && !record.maintenance &&
+           (record.epoch == epoch || record.epoch - 1 == epoch);
+}
 
 std::vector<action> plan_actions(const cluster_view& view, const observed_node& observed) {
     std::vector<action> plan;
@@ -120,6 +131,12 @@ struct describer {
     }
     std::string operator()(const tear_down_dead& a) const {
         return fmt::format("tear down volume {}: its volume server is gone", a.volume);
+    }
+    std::string operator()(const replace_server& a) const {
+        return fmt::format("replace the volume server of {}, which is gone", a.volume);
+    }
+    std::string operator()(const grow_device& a) const {
+        return fmt::format("let the device of volume {} grow", a.volume);
     }
     std::string operator()(const abandon_writer& a) const {
         return fmt::format("give up volume {}, which is not attached here", a.volume);

@@ -26,12 +26,14 @@ namespace weft {
 /// What is left of one attachment on this node: running, half made or half taken apart.
 struct observed_attachment {
     volume_id id;
-    std::uint64_t epoch = 0;    // 0: not known any more (nothing but remains)
-    bool server_alive = false;  // the volume server's process
-    bool failed = false;        // its engine said fenced or lost: it serves nothing any more
-    bool wanted = false;        // a container of the present dockerd or an administrator uses it
-    bool held = false;          // another mount namespace holds its file system
-    bool at_work = false;       // a call works on it at this moment: it is here, and nothing else is known
+    std::uint64_t epoch = 0;         // 0: not known any more (nothing but remains)
+    bool server_alive = false;       // the volume server's process
+    bool failed = false;             // its engine said fenced or lost: it serves nothing any more
+    bool wanted = false;             // a container of the present dockerd or an administrator uses it
+    bool held = false;               // another mount namespace holds its file system
+    bool waits = false;              // its block device waits for the next volume server instead of failing
+    std::uint64_t device_bytes = 0;  // of its block device, if that can grow while it is used
+    bool at_work = false;            // a call works on it at this moment: it is here, and nothing else is known
 };
 
 struct observed_node {
@@ -80,6 +82,16 @@ struct tear_down_dead {
     volume_id id;
     std::string volume;
 };
+/// The volume server is gone, the volume is used, and its device waits: start another one (R1: with the next epoch).
+struct replace_server {
+    volume_id id;
+    std::string volume;
+};
+/// The volume is larger than its block device.
+struct grow_device {
+    volume_id id;
+    std::string volume;
+};
 /// The record names us as the writer and nothing is here: a reboot, or a kill between the record and the deed.
 struct abandon_writer {
     std::string volume;
@@ -88,7 +100,12 @@ struct abandon_writer {
 };
 
 using action = std::variant<start_server, stop_server, create_replica, delete_replica, detach_unused, tear_down_fenced,
-                            tear_down_dead, abandon_writer>;
+                            tear_down_dead, replace_server, grow_device, abandon_writer>;
+
+/// May a new volume server of this node take the place of the one that had `epoch` here? Not when there was, or could
+/// have been, another writer since: then the device's users have read what is not true any more. The record is one
+/// epoch ahead when a replacement was cut off.
+bool replaces(const volume_record& record, const node_name& me, std::uint64_t epoch);
 
 /// The order is the order of urgency: fenced attachments first, then servers, then everything else.
 std::vector<action> plan_actions(const cluster_view& view, const observed_node& observed);

@@ -7,7 +7,9 @@
 #include <system_error>
 
 #include "nbd-backend/base/crash_point.hpp"
+#include "nbd-backend/base/units.hpp"
 #include "orchestrator/core/members.hpp"
+#include "orchestrator/core/reconcile.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/log.hpp"
 #include "orchestrator/io/filesystem.hpp"
@@ -22,6 +24,12 @@ constexpr std::chrono::seconds step_down_wait{20};         // each step down tha
 constexpr std::chrono::seconds maintenance_flush_wait{2};  // a mount may be waiting behind it
 constexpr std::chrono::seconds end_grace{2};               // between SIGTERM and SIGKILL of a volume server
 
+volume_shape shape_of(const volume_record& record) {
+    volume_shape shape{record.name, record.id, record.layout, {}};
+    for (const auto& extent : record.extents) shape.extent_sizes.push_back(extent.size_bytes);
+    return shape;
+}
+
 }  // namespace
 
 std::filesystem::path attach_steps::mount_target(const volume_id& id) const {
@@ -29,10 +37,10 @@ std::filesystem::path attach_steps::mount_target(const volume_id& id) const {
 }
 
 result<std::string> attach_steps::holders(const attachment& of) const {
-    TRY_ASSIGN(const auto seen, observe_portable(paths_of(env_.options.runtime_dir, of.id)));
+    TRY_ASSIGN(const auto seen, devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id));
     std::vector<foreign_mount> all;
-    for (const auto& loop : seen.loops) {
-        TRY_ASSIGN(auto found, foreign_holders(loop.numbers));
+    for (const auto& numbers : seen.devices) {
+        TRY_ASSIGN(auto found, foreign_holders(numbers));
         all.insert(all.end(), found.begin(), found.end());
     }
     return all.empty() ? std::string() : describe(all);
@@ -84,9 +92,38 @@ void attach_steps::disconnect(attachment& of) {
 
 void attach_steps::adopt(attachment& of, const core::attach_config& config, const process_identity& server) {
     connect(of, config.volume, config.epoch, server);
-    const auto seen = observe_portable(paths_of(env_.options.runtime_dir, of.id));
+    const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
     const std::lock_guard lock(of.state);
     if (seen.has_value() && !seen->mount_points.empty()) of.mountpoint = mount_target(of.id) / "data";
+    // Whether the file system has all of its device is not known: grow_device finds out.
+    if (seen.has_value() && seen->growable_bytes > 0) of.device_bytes = 1;
+}
+
+void attach_steps::note_device(attachment& of) {
+    const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
+    const std::lock_guard lock(of.state);
+    of.device_bytes = seen.has_value() ? seen->growable_bytes : 1;
+}
+
+status attach_steps::grow_device(attachment& of, const volume_record& record) {
+    const auto link = of.current_link();
+    if (!link || link->epoch() != record.epoch || link->latest().size() != record.extents.size()) return ok();
+    const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    TRY_ASSIGN(const auto before, devices_.observe(paths, of.id));
+    if (before.growable_bytes == 0) {
+        note_device(of);
+        return ok();
+    }
+    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record), device_wait));
+    WEFT_CRASH_POINT("grow.device-grown");
+    if (!before.mount_points.empty()) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
+    WEFT_CRASH_POINT("grow.filesystem-grown");
+    if (before.growable_bytes < record.size_bytes)
+        env_.events.emit(severity::info, "volume " + record.name,
+                         fmt::format("its device has {} now{}", render_size(record.size_bytes),
+                                     before.mount_points.empty() ? "" : ", and so has its file system"));
+    note_device(of);
+    return ok();
 }
 
 result<volume_record> attach_steps::become_writer(const volume_record& record, bool force) {
@@ -135,6 +172,7 @@ result<core::attach_config> attach_steps::config_for(const volume_record& before
     config.reconnect_window_ms = ms(env_.options.reconnect_window);
     config.attach_timeout_ms = ms(env_.options.attach_timeout);
     config.policy = members->policy;
+    config.layout = std::move(members->layout);
     config.extents = std::move(members->extents);
     return config;
 }
@@ -193,6 +231,8 @@ result<attach_steps::attached> attach_steps::ensure_attached(attachment& of, con
         // Somebody took it over a moment ago: what follows finds out who.
         if (used.error().code != errc::stale_epoch) return std::move(used).error();
     }
+    TRY_ASSIGN(const auto replaced, replace_if_it_waits(of, record));
+    if (replaced) return attached{std::move(*replaced), false};
     TRY(clear_old_stack(of, record));
     TRY_ASSIGN(const auto before, env_.records.read(record.name));
     if (!before || before->record.id != record.id)
@@ -218,6 +258,45 @@ void attach_steps::undo_attach(attachment& of, const volume_record& now) {
             {{"volume", now.name}, {"error", given_up.error().text}});
 }
 
+bool attach_steps::waits_for_server(const attachment& of) const {
+    const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
+    return seen.has_value() && seen->usable && seen->outlives_server;
+}
+
+result<std::optional<volume_record>> attach_steps::replace_if_it_waits(attachment& of, const volume_record& record) {
+    TRY_ASSIGN(const auto server, find_volume_server(env_.options.runtime_dir, of.id));
+    if (server || record.writer != env_.options.node || record.maintenance || !waits_for_server(of))
+        return std::optional<volume_record>{};
+    TRY_ASSIGN(auto now, replace_server(of, record.name));
+    return std::optional{std::move(now)};
+}
+
+result<volume_record> attach_steps::replace_server(attachment& of, const std::string& name) {
+    TRY_ASSIGN(const auto config, read_attach_config(env_.options.runtime_dir, of.id));
+    const std::uint64_t old_epoch = config ? config->epoch : 0;
+    TRY_ASSIGN(const auto held, env_.records.read(name));
+    if (!held || held->record.id != of.id)
+        return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", name)};
+    const volume_record& before = held->record;
+    if (!replaces(before, env_.options.node, old_epoch))
+        return error{errc::stale_epoch,
+                     fmt::format("volume '{}' has another writer than epoch {} of this node", name, old_epoch)};
+    // An epoch that the record has and attach.json has not was taken by a weftd that was killed right then: no server
+    // ever had it, because attach.json is written before the server is started.
+    volume_record now = before;
+    if (before.epoch == old_epoch) {
+        TRY_ASSIGN(now, become_writer(before, false));
+    }
+    WEFT_CRASH_POINT("replace.recorded");
+    TRY(start_server(of, before, now));
+    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now), device_wait));
+    WEFT_CRASH_POINT("replace.connected");
+    env_.events.emit(
+        severity::warning, "volume " + name,
+        fmt::format("its volume server was gone and was replaced, epoch {}; its users saw a pause", now.epoch));
+    return now;
+}
+
 result<volume_record> attach_steps::begin_maintenance(attachment& of, const std::string& name,
                                                       const volume_records::decision& still_wanted) {
     if (!env_.lease.held())
@@ -237,13 +316,13 @@ result<volume_record> attach_steps::begin_maintenance(attachment& of, const std:
 
 result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& record) {
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
-    TRY_ASSIGN(const auto seen, observe_portable(paths));
-    if (!seen.nothing() && !seen.usable && !seen.loops.empty()) {
-        // nbdfuse died under the loop device: I/O there has failed, only a new stack helps.
-        TRY(teardown_portable(paths, {mount_target(of.id), step_down_wait, true}));
+    TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
+    if (!seen.usable && !seen.devices.empty()) {
+        // What carried the device is gone from under it: I/O there has failed, only a new stack helps.
+        TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, true}));
     }
-    TRY_ASSIGN(const std::string device, attach_portable(paths, device_wait));
-    WEFT_CRASH_POINT("mount.loop-made");
+    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record), device_wait));
+    WEFT_CRASH_POINT("mount.device-made");
     if (seen.mount_points.empty() || !seen.usable) {
         const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
         if (made.has_error()) return made.error();
@@ -260,6 +339,9 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
     WEFT_CRASH_POINT("mount.format-recorded");
     TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id)));
     WEFT_CRASH_POINT("mount.mounted");
+    // It may have grown while nobody used it. A volume of one segment never did.
+    if (record.layout.stripes.size() > 1) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
+    note_device(of);
     const std::lock_guard lock(of.state);
     of.mountpoint = where;
     return where;
@@ -282,7 +364,8 @@ status attach_steps::take_apart(attachment& of) {
     TRY(stop_volume_server(env_.options.runtime_dir, of.id, end_grace));
     if (const auto link = of.current_link()) link->server_exited();
     WEFT_CRASH_POINT("take-apart.server-stopped");
-    TRY(teardown_portable(paths_of(env_.options.runtime_dir, of.id), {mount_target(of.id), step_down_wait, true}));
+    TRY(devices_.teardown(paths_of(env_.options.runtime_dir, of.id), of.id,
+                          {mount_target(of.id), step_down_wait, true}));
     return remove_remains(of);
 }
 
@@ -307,11 +390,12 @@ status attach_steps::detach(attachment& of) {
                          "taken apart after its volume server had gone; the next attach recovers it");
         return abandon(name, of.id, epoch);
     }
-    TRY_ASSIGN(const auto seen, observe_portable(paths));
-    TRY(teardown_portable(paths, {mount_target(of.id), step_down_wait, !seen.nothing() && !seen.usable}));
+    TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
+    TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, !seen.nothing && !seen.usable}));
     {
         const std::lock_guard lock(of.state);
         of.mountpoint.clear();
+        of.device_bytes = 0;
     }
     WEFT_CRASH_POINT("detach.stack-down");
     return flush_and_release(of, name, epoch, step_down_wait, "detached");

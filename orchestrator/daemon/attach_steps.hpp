@@ -2,8 +2,8 @@
 // The steps from a record to a mounted file system and back, each of which finds out what is already there: a kill -9
 // between any two of them leaves something that the next call, or the reconciler, finishes or takes apart.
 //
-//   up    record (writer = me, epoch + 1) → volume server → serving → nbdfuse, loop → mkfs if due → mount
-//   down  umount, loop, nbdfuse → server flushed (R11) → record (writer = nobody, clean) → server ends → files removed
+//   up    record (writer = me, epoch + 1) → volume server → serving → block device → mkfs if due → mount
+//   down  umount, block device → server flushed (R11) → record (writer = nobody, clean) → server ends → files removed
 //
 // Down, in order of the data; the record is released only when everything is on the replicas, and the server is killed
 // only after it was released or when the record says that we are not the writer (R5).
@@ -12,6 +12,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "orchestrator/core/daemon_options.hpp"
@@ -20,7 +21,7 @@
 #include "orchestrator/daemon/lease_keeper.hpp"
 #include "orchestrator/daemon/proposal_desk.hpp"
 #include "orchestrator/daemon/volume_records.hpp"
-#include "orchestrator/io/portable_attach.hpp"
+#include "orchestrator/io/volume_device.hpp"
 
 namespace weft {
 
@@ -38,7 +39,7 @@ public:
         exit_watcher& exits;
         std::function<void()> wake_reconciler;
     };
-    explicit attach_steps(environment around) : env_(std::move(around)) {}
+    explicit attach_steps(environment around) : env_(std::move(around)), devices_(env_.options) {}
 
     /// The record has us as the writer and our server serves. Returns the record then, and whether this call attached.
     /// A failure leaves nothing of this call behind. Errors: busy (a live writer elsewhere, or an old stack of this
@@ -48,6 +49,17 @@ public:
         bool made = false;
     };
     result<attached> ensure_attached(attachment& of, const volume_record& record, bool force);
+
+    /// Does the volume's block device wait for the next volume server, instead of failing what its users ask?
+    [[nodiscard]] bool waits_for_server(const attachment& of) const;
+    /// The server is dead under a device that waits: a new epoch (R1: a server that is started again is a new writer),
+    /// a new server, and its sockets for the device. May be called again after any failure. Errors: stale_epoch when
+    /// the record has another writer; as ensure_attached.
+    result<volume_record> replace_server(attachment& of, const std::string& name);
+
+    /// The device and its file system follow a volume that has grown; success also when there was nothing to do, or
+    /// when the volume server has not heard of it yet. May be repeated after any failure.
+    status grow_device(attachment& of, const volume_record& record);
 
     /// Becomes the writer for repair only (transitions' attach_for_maintenance, decided by `still_wanted`) and starts
     /// the volume server, without waiting until it serves. A failure leaves nothing of this call behind. Errors: those
@@ -82,6 +94,7 @@ public:
     [[nodiscard]] std::filesystem::path mount_target(const volume_id& id) const;
 
 private:
+    result<std::optional<volume_record>> replace_if_it_waits(attachment& of, const volume_record& record);
     status clear_old_stack(attachment& of, const volume_record& record);
     result<volume_record> become_writer(const volume_record& record, bool force);
     result<volume_record> claim_repaired(const volume_record& record);
@@ -90,11 +103,13 @@ private:
     void undo_attach(attachment& of, const volume_record& now);
     status flush_and_release(attachment& of, const std::string& name, std::uint64_t epoch,
                              std::chrono::milliseconds patience, const std::string& told);
+    void note_device(attachment& of);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);
 
     const environment env_;
+    const volume_devices devices_;
 };
 
 }  // namespace weft

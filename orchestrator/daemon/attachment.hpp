@@ -36,8 +36,9 @@ struct attachment {
     std::uint64_t exit_token = 0;        // of the exit watcher, 0: none
     mount_refs refs;                     // Docker's; a change is on disk before it is here
     bool administrative = false;
-    bool dockerd_restarted = false;                      // and `refs` do not say so yet
-    std::string mountpoint;                              // "<mount>/data" while mounted, else empty
+    bool dockerd_restarted = false;  // and `refs` do not say so yet
+    std::uint64_t device_bytes = 0;  // of a device that can grow while it is used; 0: none, 1: not looked at yet
+    std::string mountpoint;          // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 
     [[nodiscard]] bool used() const {

@@ -364,8 +364,8 @@ status drive_keeper::refuse_strangers(const cluster_view& view, const std::strin
     for (const auto& id : present) {
         bool known = view.trash.contains(id);
         for (const auto& [name, volume] : view.volumes)
-            for (const auto& extent : volume.record.extents)
-                for (const auto& one : extent.replicas) known = known || one.id == id;
+            for (const auto* extent : all_extents(volume.record))
+                for (const auto& one : extent->replicas) known = known || one.id == id;
         if (!known) ++strangers;
     }
     if (strangers == 0) return ok();
@@ -427,11 +427,11 @@ result<drive_id> drive_keeper::resolve(const cluster_view& view, const std::stri
 error drive_keeper::holds_replicas(const cluster_view& view, const drive_record& drive) const {
     std::string volumes;
     for (const auto& [name, volume] : view.volumes) {
-        const bool here =
-            std::any_of(volume.record.extents.begin(), volume.record.extents.end(), [&](const extent_record& extent) {
-                return std::any_of(extent.replicas.begin(), extent.replicas.end(),
-                                   [&](const replica_record& replica) { return replica.drive == drive.id; });
-            });
+        const auto extents = all_extents(volume.record);
+        const bool here = std::any_of(extents.begin(), extents.end(), [&](const extent_record* extent) {
+            return std::any_of(extent->replicas.begin(), extent->replicas.end(),
+                               [&](const replica_record& replica) { return replica.drive == drive.id; });
+        });
         if (here && volumes.size() < 200) volumes += fmt::format("{}{}", volumes.empty() ? "" : ", ", name);
     }
     return error{errc::busy, fmt::format("drive {} ({}) holds {} replicas{}", drive.id.str(), drive.path,

@@ -113,6 +113,11 @@ result<volume_view> node_agent::scrub_volume(const std::string& name) {
     return view_of(record, *env_.cache.view(), false);
 }
 
+result<volume_view> node_agent::grow_volume(const std::string& name, const std::string& size) {
+    TRY_ASSIGN(const auto record, env_.catalog.grow(name, size));
+    return view_of(record, *env_.cache.view(), false);
+}
+
 result<drive_view> node_agent::add_drive(const std::string& path) {
     TRY_ASSIGN(const auto drive, env_.drives.add(path));
     return view_of(drive, *env_.cache.view());

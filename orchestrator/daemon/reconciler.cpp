@@ -137,6 +137,12 @@ void reconciler::perform(const action& what) {
     else if (const auto* g = std::get_if<tear_down_dead>(&what))
         submit("volume " + g->id.str(), "volume " + g->volume,
                [this, id = g->id] { return env_.volumes.do_detach_unused(id); });
+    else if (const auto* i = std::get_if<replace_server>(&what))
+        submit("volume " + i->id.str(), "volume " + i->volume,
+               [this, copy = *i] { return env_.volumes.do_replace_server(copy); });
+    else if (const auto* j = std::get_if<grow_device>(&what))
+        submit("volume " + j->id.str(), "volume " + j->volume,
+               [this, copy = *j] { return env_.volumes.do_grow(copy); });
     else if (const auto* h = std::get_if<abandon_writer>(&what))
         submit("volume " + h->id.str(), "volume " + h->volume,
                [this, copy = *h] { return env_.volumes.do_abandon(copy); });

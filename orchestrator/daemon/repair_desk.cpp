@@ -23,8 +23,9 @@ error no_such_volume(const std::string& name) {
 }
 
 bool mentions(const volume_record& record, const node_name& node) {
-    return record.writer == node || std::any_of(record.extents.begin(), record.extents.end(), [&](const auto& extent) {
-               return std::any_of(extent.replicas.begin(), extent.replicas.end(),
+    const auto extents = all_extents(record);
+    return record.writer == node || std::any_of(extents.begin(), extents.end(), [&](const auto* extent) {
+               return std::any_of(extent->replicas.begin(), extent->replicas.end(),
                                   [&](const replica_record& one) { return one.node == node; });
            });
 }

@@ -3,10 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/create_options.hpp"
+#include "orchestrator/core/growth.hpp"
 #include "orchestrator/core/names.hpp"
 #include "orchestrator/core/placement.hpp"
 #include "orchestrator/core/policy_change.hpp"
@@ -30,12 +32,46 @@ std::set<std::string> nodes_without_files(const volume_record& record) {
     return nodes;
 }
 
+/// ", 4 stripes", for people.
+std::string stripes_of(const volume_record& record) {
+    const auto widest = *std::max_element(record.layout.stripes.begin(), record.layout.stripes.end());
+    return widest > 1 ? fmt::format(", {} stripes", widest) : std::string();
+}
+
+std::vector<pool_drive> pool_of(const cluster_view& view) {
+    std::vector<drive_record> drives;
+    for (const auto& [id, drive] : view.drives) drives.push_back(drive.record);
+    std::vector<volume_record> volumes;
+    for (const auto& [other, volume] : view.volumes) volumes.push_back(volume.record);
+    return make_pool(drives, volumes);
+}
+
+void bury(const std::vector<replica_record>& replicas, const std::string& volume, store_commit& change) {
+    for (const auto& replica : replicas)
+        change.puts.push_back(
+            {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, volume})});
+}
+
+/// The extents of a placement: replicas that are born equal and are to be made.
+std::vector<extent_record> new_extents(const std::vector<std::uint64_t>& sizes,
+                                       const std::vector<std::vector<placed_replica>>& places) {
+    std::vector<extent_record> extents;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        extent_record extent{sizes[i], {}};
+        for (const auto& place : places[i])
+            extent.replicas.push_back(
+                {replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date, false, true});
+        extents.push_back(std::move(extent));
+    }
+    return extents;
+}
+
 /// Two creations that take the same free space must not both be committed: each writes the records of its drives anew,
 /// as they were when it decided, so that the other one is refused and decides again.
 void claim_drives(const volume_record& record, const cluster_view& view, store_commit& change) {
     std::set<drive_id> claimed;
-    for (const auto& extent : record.extents)
-        for (const auto& replica : extent.replicas) {
+    for (const auto* extent : all_extents(record))
+        for (const auto& replica : extent->replicas) {
             const auto drive = view.drives.find(replica.drive);
             if (drive == view.drives.end() || !claimed.insert(replica.drive).second) continue;
             change.expect.push_back({drive_key(replica.drive), drive->second.revision});
@@ -50,18 +86,14 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     TRY_ASSIGN(const auto wanted, parse_create_options(options));
     TRY(env_.cache.refresh());  // the newest leases and free space
     const auto view = env_.cache.view();
-    std::vector<drive_record> drives;
-    for (const auto& [id, drive] : view->drives) drives.push_back(drive.record);
-    std::vector<volume_record> volumes;
-    for (const auto& [other, volume] : view->volumes) volumes.push_back(volume.record);
-
     placement_request request;
-    request.extent_sizes = split_extents(wanted.size_bytes, env_.options.extent_size_bytes);
+    auto split = split_extents(wanted.size_bytes, env_.options.extent_size_bytes, wanted.stripes);
+    request.extent_sizes = std::move(split.sizes);
+    request.stripes = std::move(split.stripes);
     request.replicas = wanted.replicas;
     request.local = env_.options.node;
     request.thick = wanted.thick;
-    TRY_ASSIGN(const auto places,
-               place_volume(make_pool(drives, volumes), living_nodes(*view, monotonic_now()), request));
+    TRY_ASSIGN(const auto places, place_volume(pool_of(*view), living_nodes(*view, monotonic_now()), request));
 
     volume_record record;
     record.name = name;
@@ -76,15 +108,9 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     record.on_full = wanted.on_full;
     record.resync_rate = wanted.resync_rate;
     record.scrub_every_s = wanted.scrub_every_s;
+    record.layout.stripes = request.stripes;
     record.created_at = render_time(unix_now_ms() / 1000 * 1000);
-    for (std::size_t i = 0; i < places.size(); ++i) {
-        extent_record extent;
-        extent.size_bytes = request.extent_sizes[i];
-        for (const auto& place : places[i])
-            extent.replicas.push_back(
-                {replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date, false, true});
-        record.extents.push_back(std::move(extent));
-    }
+    record.extents = new_extents(request.extent_sizes, places);
     TRY(check(record));
     change.expect = {{volume_key(name), 0}};
     change.puts = {{volume_key(name), encode(record)}};
@@ -104,8 +130,8 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
             WEFT_CRASH_POINT("create.recorded");
             for (const auto& put : change.puts) env_.cache.put(put.key, put.value, *committed);
             env_.events.emit(severity::info, "volume " + name,
-                             fmt::format("created: {}, {} {}replicas", render_size(record.size_bytes),
-                                         record.replicas_wanted, record.thick ? "thick " : ""));
+                             fmt::format("created: {}, {} {}replicas{}", render_size(record.size_bytes),
+                                         record.replicas_wanted, record.thick ? "thick " : "", stripes_of(record)));
             env_.wake_reconciler();
             return wait_ready({record, *committed});
         }
@@ -153,10 +179,7 @@ status volume_catalog::to_trash(const volume_record& record, std::uint64_t revis
     store_commit change;
     change.expect = {{volume_key(record.name), revision}};
     change.erases = {volume_key(record.name)};
-    for (const auto& extent : record.extents)
-        for (const auto& replica : extent.replicas)
-            change.puts.push_back(
-                {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, record.name})});
+    for (const auto* extent : all_extents(record)) bury(extent->replicas, record.name, change);
     TRY_ASSIGN(const auto committed, env_.cluster.commit(change));
     WEFT_CRASH_POINT("remove.recorded");
     env_.cache.erase(volume_key(record.name), committed);
@@ -195,6 +218,86 @@ status volume_catalog::remove(const std::string& name) {
         if (done.error().code != errc::conflict && done.error().code != errc::outcome_unknown) return done;
     }
     return error{errc::conflict, fmt::format("the record of volume '{}' changes faster than it can be followed", name)};
+}
+
+result<volume_record> volume_catalog::draft_growth(const volume_record& record, const extent_split& split,
+                                                   const cluster_view& view) {
+    placement_request request;
+    request.extent_sizes = split.sizes;
+    request.stripes = split.stripes;
+    request.replicas = record.replicas_wanted;
+    request.local = record.writer.empty() ? env_.options.node : record.writer;
+    request.thick = record.thick;
+    TRY_ASSIGN(const auto places, place_volume(pool_of(view), living_nodes(view, monotonic_now()), request));
+    return begin_growth(record, record.size_bytes, {split.stripes, new_extents(split.sizes, places)});
+}
+
+result<volume_record> volume_catalog::grow(const std::string& name, const std::string& size) {
+    TRY(check_volume_name(name));
+    const auto bytes = parse_size(size);
+    if (bytes.has_error())
+        return error{errc::invalid_argument,
+                     fmt::format("'{}' is not a size: write a whole number of bytes or with a suffix, such as 20GiB",
+                                 printable(size))};
+    for (int race = 0; race < races_max; ++race) {
+        TRY(env_.cache.refresh());
+        const auto view = env_.cache.view();
+        TRY_ASSIGN(const auto held, env_.records.read(name));
+        if (!held) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
+        TRY_ASSIGN(const auto split, split_growth(held->record, *bytes, env_.options.extent_size_bytes));
+        if (split.sizes.empty()) return held->record;
+        TRY_ASSIGN(const auto grown, draft_growth(held->record, split, *view));
+        TRY(check(grown));
+        store_commit change;
+        change.expect = {{volume_key(name), held->revision}};
+        change.puts = {{volume_key(name), encode(grown)}};
+        if (grown.thick) claim_drives(grown, *view, change);
+        const auto committed = env_.cluster.commit(change);
+        if (committed.has_value()) {
+            WEFT_CRASH_POINT("grow.recorded");
+            for (const auto& put : change.puts) env_.cache.put(put.key, put.value, *committed);
+            env_.wake_reconciler();
+            return wait_grown(grown, *committed);
+        }
+        if (committed.error().code != errc::conflict && committed.error().code != errc::outcome_unknown)
+            return committed.error();
+    }
+    return error{errc::conflict, fmt::format("the record of volume '{}' changes faster than it can be followed", name)};
+}
+
+result<volume_record> volume_catalog::wait_grown(const volume_record& growing, std::uint64_t revision) {
+    const auto deadline = std::chrono::steady_clock::now() + ready_wait;
+    (void)env_.cache.wait_until(
+        [&](const cluster_view& view) {
+            const auto* now = find_volume(view, growing.id);
+            return view.revision >= revision && (now == nullptr || now->record.growth.stripes.empty());
+        },
+        deadline);
+    // Whoever waits no more gives up what is not there; what is there by then has become the volume's.
+    std::vector<replica_record> removed;
+    std::string late;
+    const auto settled = env_.records.change(
+        growing.name, growing.id,
+        [&](volume_record now) -> result<volume_record> {
+            late.clear();
+            for (const auto& node : nodes_awaited(now.growth))
+                late += fmt::format("{}{}", late.empty() ? "" : ", ", node.str());
+            auto given_up = give_up_growth(std::move(now));
+            removed = std::move(given_up.removed);
+            return std::move(given_up.record);
+        },
+        [&](store_commit& change) { bury(removed, growing.name, change); });
+    if (settled.has_error()) return settled.error();
+    env_.wake_reconciler();
+    if (!removed.empty())
+        return error{errc::timed_out,
+                     fmt::format("node {} did not make its new replica of volume '{}' within {} s; the volume is as it "
+                                 "was; see `weft events`",
+                                 late, growing.name, ready_wait.count())};
+    env_.events.emit(
+        severity::info, "volume " + growing.name,
+        fmt::format("grown from {} to {}", render_size(growing.size_bytes), render_size(settled->record.size_bytes)));
+    return settled->record;
 }
 
 result<volume_record> volume_catalog::change_existing(const std::string& name, const volume_records::decision& decide) {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "orchestrator/api/service.hpp"
+#include "orchestrator/core/placement.hpp"
 #include "orchestrator/daemon/cluster_cache.hpp"
 #include "orchestrator/daemon/event_log.hpp"
 #include "orchestrator/daemon/volume_keeper.hpp"
@@ -35,12 +36,19 @@ public:
     /// `weft volume set`; returns the new record. Errors: not_found, those of parse_policy_change and change_policy,
     /// the store's.
     result<volume_record> set_policy(const std::string& name, const volume_options& options);
+    /// `weft volume grow`: returns the new record when every new replica exists. The device and the file system follow
+    /// where the volume is in use. Errors: invalid_argument (smaller, not a size), not_found, busy (it is growing),
+    /// no_space, no_quorum (no place), timed_out (a node did not deliver; the volume is as it was), the store's.
+    result<volume_record> grow(const std::string& name, const std::string& size);
     /// `weft volume scrub`; the record then asks for one. Errors: not_found, the store's.
     result<volume_record> scrub(const std::string& name);
 
 private:
     /// A new volume's record, and in `change` the commit that makes it.
     result<volume_record> draft(const std::string& name, const volume_options& options, store_commit& change);
+    result<volume_record> draft_growth(const volume_record& record, const extent_split& split,
+                                       const cluster_view& view);
+    result<volume_record> wait_grown(const volume_record& growing, std::uint64_t revision);
     result<volume_record> change_existing(const std::string& name, const volume_records::decision& decide);
     status wait_ready(const versioned<volume_record>& known);
     status to_trash(const volume_record& record, std::uint64_t revision);

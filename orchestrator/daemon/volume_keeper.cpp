@@ -343,6 +343,9 @@ observed_attachment volume_keeper::observe_one(attachment& of) {
         seen.held = holders.has_error() || !holders->empty();
     }
     seen.wanted = count_as_used(of, seen.held);
+    seen.waits = !seen.server_alive && steps_.waits_for_server(of);
+    const std::lock_guard lock(of.state);
+    seen.device_bytes = of.device_bytes;
     return seen;
 }
 
@@ -396,6 +399,26 @@ status volume_keeper::do_tear_down(const tear_down_fenced& what) {
     TRY(steps_.take_apart(*of));
     env_.events.emit(severity::warning, "volume " + (name.empty() ? what.id.str() : name),
                      fmt::format("torn down on this node: {}", what.why));
+    return ok();
+}
+
+status volume_keeper::do_grow(const grow_device& what) {
+    const auto of = env_.table.entry(what.id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();
+    TRY_ASSIGN(const auto held, env_.records.read(what.volume));
+    if (!held || held->record.id != what.id) return ok();
+    return steps_.grow_device(*of, held->record);
+}
+
+status volume_keeper::do_replace_server(const replace_server& what) {
+    const auto of = env_.table.entry(what.id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();  // perhaps a mount, which replaces it, too
+    const auto server = find_volume_server(env_.options.runtime_dir, what.id);
+    if (server.has_error()) return server.error();
+    if (*server) return ok();
+    TRY(steps_.replace_server(*of, what.volume));
     return ok();
 }
 

@@ -51,6 +51,8 @@ public:
     /// Also for an unused one whose server is dead.
     status do_detach_unused(const volume_id& id);
     status do_tear_down(const tear_down_fenced& what);
+    status do_grow(const grow_device& what);
+    status do_replace_server(const replace_server& what);
     status do_abandon(const abandon_writer& what);
 
 private:

@@ -79,6 +79,17 @@ TEST_CASE("admin: a volume's policies are changed, a scrub is asked for") {
     CHECK(served.calls() == std::vector<std::string>{"set db on-full=fail resync-rate=50m", "set other", "scrub db"});
 }
 
+TEST_CASE("admin: a volume grows") {
+    fake_service served;
+    served.volumes.emplace("db", sample_volume("db"));
+    const auto grown = ask(served, "POST", "/v1/volumes/db/grow", R"({"size":"20GiB"})");
+    CHECK(grown.status == 200);
+    CHECK(ask(served, "POST", "/v1/volumes/db/grow", "{}").status == 400);
+    CHECK(ask(served, "POST", "/v1/volumes/db/grow", R"({"size":20})").status == 400);
+    CHECK(ask(served, "POST", "/v1/volumes/none/grow", R"({"size":"20GiB"})").status == 404);
+    CHECK(served.calls() == std::vector<std::string>{"grow db 20GiB", "grow none 20GiB"});
+}
+
 TEST_CASE("admin: creating a volume that exists is an error and changes nothing") {
     fake_service served;
     served.volumes.emplace("db", sample_volume("db"));

@@ -86,6 +86,7 @@ TEST_CASE("cli_run: every command reaches the service under each of its names") 
          "create new checksums=off on-full=fail provisioning=thick resync-rate=1m scrub-every=7d",
          "volume new created"},
         {{"volume", "scrub", "db"}, "scrub db", "scrub 1 of volume db is asked for"},
+        {{"volume", "grow", "db", "--size", "20g"}, "grow db 20g", "volume db has 20 GiB from now on"},
         {{"volume", "attach", "db"}, "attach db", "attached with epoch 8: nbd+unix:"},
         {{"volume", "attach", "--force", "db"}, "attach db force", "epoch 8"},
         {{"volume", "detach", "db"}, "detach db", "volume db detached"},

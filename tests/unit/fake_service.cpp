@@ -28,6 +28,7 @@ volume_view sample_volume(const std::string& name) {
     extent.replicas.push_back({first_replica, node_name{"n1"}, first_drive, replica_state::up_to_date, true, true});
     extent.replicas.push_back({second_replica, node_name{"n2"}, second_drive, replica_state::up_to_date, true, true});
     view.record.extents.push_back(extent);
+    view.record.layout = core::concatenation(1);
     view.mountpoint = "/var/lib/weft/mounts/aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa/data";
     view.health = "healthy";
     view.writer_alive = true;
@@ -189,6 +190,15 @@ result<volume_view> fake_service::scrub_volume(const std::string& name) {
     const auto found = volumes.find(name);
     if (found == volumes.end()) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
     found->second.record.scrub_wanted = found->second.record.scrub_finished + 1;
+    return found->second;
+}
+
+result<volume_view> fake_service::grow_volume(const std::string& name, const std::string& size) {
+    TRY(note("grow", name + " " + size));
+    const std::lock_guard lock(mutex_);
+    const auto found = volumes.find(name);
+    if (found == volumes.end()) return error{errc::not_found, fmt::format("no such volume: '{}'", name)};
+    found->second.record.size_bytes *= 2;
     return found->second;
 }
 

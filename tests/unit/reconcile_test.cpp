@@ -228,3 +228,42 @@ TEST_CASE("reconcile: the trash of a node that was forgotten is nobody's files, 
     view.nodes[gone] = {node_record{gone, "127.0.0.9", "test"}, 2};
     CHECK(plan_actions(view, on_n1({healthy()})).empty());
 }
+
+TEST_CASE("reconcile: a dead server under a device that waits is replaced, not torn down") {
+    auto seen = healthy();
+    seen.server_alive = false;
+    seen.waits = true;
+    auto view = attached_on_n1();
+    CHECK(only<replace_server>(plan_actions(view, on_n1({seen})))->volume == "db");
+    seen.wanted = false;
+    CHECK(only<tear_down_dead>(plan_actions(view, on_n1({seen})))->id == volume);
+    seen.held = true;
+    CHECK(only<replace_server>(plan_actions(view, on_n1({seen})))->id == volume);
+
+    // R1: a weftd took the next epoch for it and was killed. A further one may have been another writer's meanwhile.
+    view.volumes["db"].record.epoch = 6;
+    CHECK(only<replace_server>(plan_actions(view, on_n1({seen})))->id == volume);
+    view.volumes["db"].record.epoch = 7;
+    CHECK(only<tear_down_fenced>(plan_actions(view, on_n1({seen})))->epoch == 5);
+    view.volumes["db"].record.epoch = 6;
+    view.volumes["db"].record.writer = n2;
+    CHECK(only<tear_down_fenced>(plan_actions(view, on_n1({seen})))->epoch == 5);
+    view.volumes["db"].record.epoch = 5;
+    CHECK(only<tear_down_fenced>(plan_actions(view, on_n1({seen})))->epoch == 5);
+}
+
+TEST_CASE("reconcile: a used volume whose device does not wait keeps what is left of it until it is unused") {
+    auto seen = healthy();
+    seen.server_alive = false;
+    CHECK(plan_actions(attached_on_n1(), on_n1({seen})).empty());
+}
+
+TEST_CASE("reconcile: a device that is smaller than its volume grows, used or not") {
+    auto seen = healthy();
+    seen.device_bytes = 32 * mib;
+    CHECK(only<grow_device>(plan_actions(attached_on_n1(), on_n1({seen})))->volume == "db");
+    seen.device_bytes = 64 * mib;
+    CHECK(plan_actions(attached_on_n1(), on_n1({seen})).empty());
+    seen.device_bytes = 0;  // a portable one
+    CHECK(plan_actions(attached_on_n1(), on_n1({seen})).empty());
+}
