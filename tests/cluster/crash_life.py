@@ -26,11 +26,13 @@ BROKEN = (CliError, PluginError, OSError, ValueError, nbd.Error)
 class Rig:
     """A cluster of the crash build, its supervisor, and the trigger."""
 
-    def __init__(self, workspace):
-        self.cluster = Cluster(workspace, times={"repair-after-ms": 2000})
+    def __init__(self, workspace, prepare=lambda node: None, **times):
+        """`prepare` is called with every node before it starts."""
+        self.cluster = Cluster(workspace, times={"repair-after-ms": 2000, **times})
         for node in self.cluster.nodes:
             node.crash_file = node.path / "crash"
             node.environment["WEFT_CRASH_FILE"] = node.crash_file
+            prepare(node)
         self.cluster.start()
         self._halt, self._hands_off = threading.Event(), threading.Lock()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -73,8 +75,8 @@ def again(step, what):
 
 
 class Life:
-    def __init__(self, rig, point):
-        self.rig, self.point, self.phase = rig, point, POINTS[point]
+    def __init__(self, rig, point, phases=POINTS):
+        self.rig, self.point, self.phase = rig, point, phases[point]
         self.cluster, self.home, self.away = rig.cluster, rig.cluster[0], rig.cluster[1]
         self.name = point.replace(".", "-")
         self.replicas, self.armed = 3, []
@@ -140,6 +142,9 @@ class Life:
             assert found == self.content(self.version), f"block {index} has not version {self.version}"
         handle.shutdown()
 
+    def grow(self, mib):
+        again(lambda: self.home.weft("volume", "grow", self.name, "--size", f"{mib}MiB"), f"grow {self.name}")
+
     def remove(self):
         def step():
             try:
@@ -175,6 +180,11 @@ class Life:
         self.reach("write")
         self.write(self.home)
         self.must_have_died("write")
+        if self.phase == "grow":
+            self.reach("grow")
+            self.grow(2 * SIZE_MIB)
+            self.must_have_died("grow")
+            self.wait_ready()
         if self.phase in ("demote", "resync", "slow resync"):
             self.lose_a_replica()
         if self.phase == "slow recovery":

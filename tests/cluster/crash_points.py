@@ -23,7 +23,7 @@ PHASES = {
     # replica server; some time between a write and the end of the detach
     "clear": ["clear.told", "clear.written"],
     # weftd
-    "mount": ["mount.fuse-started", "mount.loop-made", "mount.formatted", "mount.format-recorded", "mount.mounted",
+    "mount": ["mount.fuse-started", "mount.device-made", "mount.formatted", "mount.format-recorded", "mount.mounted",
               "mount.referenced"],
     "unmount": ["unmount.dereferenced", "detach.unmounted", "detach.loop-gone", "detach.fuse-unmounted",
                 "detach.stack-down", "detach.flushed", "detach.released", "detach.server-stopped",
@@ -46,10 +46,20 @@ PHASES = {
     "server death, detach": ["take-apart.done"],
     "reboot": ["abandon.recorded"],
     # weftd
+    "grow": ["grow.recorded"],
     "remove": ["remove.idle", "remove.recorded", "remove.replica-buried", "remove.replica-gone",
                "remove.trash-forgotten"],
 }
 
+# The same on a kernel with nbd and device-mapper (tests/vm/inside/test_kernel_crash.py): weftd.
+KERNEL_PHASES = {
+    "mount": ["kernel.nbd-connected", "kernel.dm-applied"],
+    "replacement": ["replace.recorded", "replace.connected"],
+    "grow": ["grow.device-grown", "grow.filesystem-grown"],
+    "unmount": ["kernel.cut", "kernel.unmounted", "kernel.dm-gone", "kernel.nbd-gone"],
+}
+
+KERNEL_POINTS = {point: phase for phase, points in KERNEL_PHASES.items() for point in points}
 POINTS = {point: phase for phase, points in PHASES.items() for point in points}
 
 

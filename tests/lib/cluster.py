@@ -38,6 +38,7 @@ class Node:
     def __init__(self, cluster, name, host, docker_plugin, prefix=(), drive=None):
         self.cluster, self.name, self.host = cluster, name, host
         self.prefix = list(prefix)  # of weftd's command line: what puts it into its network namespace
+        self.settings = {}          # of its configuration, besides those that every node has
         self.environment = {}       # of weftd and of all that it starts, besides the cluster's
         self.path = cluster.path / name
         self.drive = drive or self.path / "drive"
@@ -57,7 +58,8 @@ class Node:
     def write_config(self, **changes):
         settings = {"node": self.name, "host": self.host, "store": f"sqlite:{self.cluster.store}",
                     "state-dir": self.state, "runtime-dir": self.runtime, "docker-plugin": self.plugin_name,
-                    "port-base": self.cluster.port_base, "libexec-dir": BUILD, **self.cluster.times, **changes}
+                    "port-base": self.cluster.port_base, "libexec-dir": BUILD, **self.cluster.times,
+                    **self.settings, **changes}
         self.config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
 
     # ---- life and death ----

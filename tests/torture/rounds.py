@@ -158,9 +158,12 @@ def database_round(arena, plan):
 
 
 def create(node, name, plan):
-    node.weft("volume", "create", name, "--size", f"{VOLUME_MIB}MiB", "--opt", f"replicas={plan.replicas}",
-              "--opt", f"min-replicas={plan.min_replicas}",
-              *(part for item in plan.options.items() for part in ("--opt", "=".join(item))))
+    """On a busy machine a node's lease may run out for a moment after a round that locked the store: it gets no replica
+    then, and whoever creates has to try again."""
+    options = [part for item in plan.options.items() for part in ("--opt", "=".join(item))]
+    wait_for(lambda: node.weft("volume", "create", name, "--size", f"{VOLUME_MIB}MiB", "--opt",
+                               f"replicas={plan.replicas}", "--opt", f"min-replicas={plan.min_replicas}", *options),
+             HEAL_LIMIT, f"{name} to be created", interval=0.5, retry_on=(CliError,))
 
 
 def heal(arena, timeline):

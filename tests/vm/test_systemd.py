@@ -125,7 +125,7 @@ def test_weftd_is_there_before_docker_and_nothing_failed(node):
 def test_servers_are_units_of_their_own_and_cannot_be_chosen_by_the_oom_killer(node):
     run_writer(node)
     pids = server_pids(node)
-    assert {unit.split("@")[0] for unit in pids} == {"weft-replica", "weft-volume", "weft-nbdfuse"}
+    assert {unit.split("@")[0] for unit in pids} == {"weft-replica", "weft-volume"}
     for unit, pid in pids.items():
         assert f"/weft.slice/{unit}" in node.output(f"cat /proc/{pid}/cgroup"), unit
         assert node.output(f"cat /proc/{pid}/oom_score_adj") == "-1000"
@@ -154,11 +154,14 @@ def test_docker_waits_for_a_weftd_that_is_away(node):
 
 def test_nobody_looks_into_a_volume(node):
     run_writer(node)
-    loop = node.output("losetup --list --noheadings --output NAME,BACK-FILE | grep /fuse/volume- | cut -d' ' -f1")
-    seen = dict(line.split("=", 1) for line in node.output(
-        ["udevadm", "info", "--query=property", loop]).splitlines() if "=" in line)
-    assert seen["WEFT_DEVICE"] == "volume" and seen["UDISKS_IGNORE"] == "1"
-    assert "ID_FS_TYPE" not in seen and "/dev/disk/by-" not in seen.get("DEVLINKS", "")
+    [nbd] = node.output("cd /sys/block; grep -l ^weft: nbd*/backend | cut -d/ -f1").split()
+    for device, role in (("/dev/weft/orders", "volume"), (f"/dev/{nbd}", "part")):
+        seen = dict(line.split("=", 1) for line in node.output(
+            ["udevadm", "info", "--query=property", device]).splitlines() if "=" in line)
+        assert seen["WEFT_DEVICE"] == role and seen["UDISKS_IGNORE"] == "1"
+        assert "ID_FS_TYPE" not in seen and "/dev/disk/by-" not in seen.get("DEVLINKS", "")
+    assert node.output("readlink -f /dev/weft/orders") == node.output("readlink -f /dev/mapper/weft-orders")
+    assert node.output(f"cat /sys/block/{nbd}/queue/scheduler").startswith("[none]")
 
 
 def test_a_shutdown_with_a_container_at_work_is_orderly(node):

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel has of a node's volumes."""
+import subprocess
+from pathlib import Path
+
+from lib.waiting import wait_for
+
+
+def said(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def devices(node):
+    """(device-mapper names, {nbd device: mark}) of a node."""
+    scope = f"@{node.settings['device-scope']}"
+    names = sorted(line.split("\t")[0] for line in said("dmsetup", "ls").splitlines() if scope in line)
+    marks = {}
+    for backend in Path("/sys/block").glob("nbd*/backend"):
+        try:
+            if backend.read_text().startswith(f"weft:{node.name}:"):
+                marks[backend.parent.name] = backend.read_text().strip()
+        except OSError:
+            pass  # disconnected meanwhile
+    return names, marks
+
+
+def assert_nothing_left(node):
+    wait_for(lambda: devices(node) == ([], {}), 120, f"the devices of {node.name} to be gone")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weftd dies at every named step of the kernel path: mounting, replacing a volume server, growing, unmounting. A
+program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left.
+
+Needs the build with crash points (tests/cluster/crash_life.py).
+"""
+import os
+from pathlib import Path
+
+import pytest
+
+import crash_life
+from crash_life import Life, Rig
+from crash_points import KERNEL_POINTS
+from file_load import FileLoad
+from kernel_devices import assert_nothing_left
+from lib import belongings
+from lib.waiting import wait_for
+
+pytestmark = pytest.mark.limit(600)
+crash_life.LIMIT = 240  # an emulated processor
+SLOW = {"lease-ttl-ms": 30000, "request-timeout-ms": 20000, "reconnect-window-ms": 5000, "attach-timeout-ms": 20000}
+
+
+class KernelLife(Life):
+    def live(self):
+        self.create()
+        self.reach("mount")
+        path, mount_id = self.mount(self.home)
+        self.must_have_died("mount")
+        self.wait_ready()
+        load = FileLoad(Path(path) / "load")
+        load.wait_progress()
+        if self.phase == "replacement":
+            self.reach("replacement")
+            belongings.kill_all(self.home.volume_servers)
+            self.must_have_died("replacement")
+            self.wait_ready()
+            load.wait_progress(what="writes to go on over the next volume server")
+        if self.phase == "grow":
+            before = os.statvfs(path).f_blocks
+            self.reach("grow")
+            self.grow(96)
+            self.must_have_died("grow")
+            self.wait_ready()
+            wait_for(lambda: os.statvfs(path).f_blocks > 2 * before, crash_life.LIMIT, "the file system to have grown")
+            load.wait_progress()
+        load.stop()
+        load.assert_nothing_lost()
+        self.reach("unmount")
+        self.unmount(self.home, mount_id)
+        self.must_have_died("unmount")
+        self.wait_ready()
+        self.cluster.wait_detached(self.name, timeout=crash_life.LIMIT, node=self.away)
+        assert_nothing_left(self.home)
+
+        path, mount_id = self.mount(self.away)
+        load.path = Path(path) / "load"
+        load.assert_nothing_lost()
+        self.unmount(self.away, mount_id)
+        self.cluster.wait_detached(self.name, timeout=crash_life.LIMIT, node=self.away)
+        self.remove()
+        self.assert_nothing_left()
+        assert_nothing_left(self.away)
+
+
+@pytest.fixture(scope="module")
+def rig(workspace):
+    def prepare(node):
+        node.settings = {"attach": "kernel", "device-scope": node.name}
+        node.write_config()
+    made = Rig(workspace, prepare, **SLOW)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("point", KERNEL_POINTS)
+def test_a_death_at(rig, point):
+    KernelLife(rig, point, KERNEL_POINTS).live()

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nbd and device-mapper under real volumes: what is there, what goes away, what a dead server costs."""
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from file_load import FileLoad
+from kernel_devices import assert_nothing_left, devices, said
+from lib.cluster import new_mount_id
+from lib.waiting import wait_for
+
+pytestmark = pytest.mark.limit(600)
+SLOW = {"lease-ttl-ms": 30000, "request-timeout-ms": 20000, "reconnect-window-ms": 5000, "attach-timeout-ms": 20000}
+
+
+@pytest.fixture
+def cluster(kernel_cluster):
+    return kernel_cluster(times=SLOW)
+
+
+@pytest.fixture
+def mounted(cluster):
+    """mounted(name, **options) creates and mounts on the first node; it is unmounted and removed afterwards."""
+    node, made = cluster[0], []
+
+    def make(name, **options):
+        node.plugin.create(name, **options)
+        mount_id = new_mount_id()
+        path = node.plugin.mount(name, mount_id)
+        made.append((name, mount_id))
+        return Path(path)
+    yield make
+    for name, mount_id in made:
+        node.plugin.unmount(name, mount_id)
+        node.plugin.remove(name)
+    assert_nothing_left(node)
+    cluster.assert_no_leaks(60)
+
+
+def top_of(node):
+    names, _ = devices(node)
+    assert len(names) == 1, names
+    return names[0]
+
+
+def test_a_striped_volume_is_nbd_devices_under_one_table(cluster, mounted):
+    node = cluster[0]
+    path = mounted("db", size="96MiB", stripes="3")
+    top = top_of(node)
+    start, length, target, stripes, chunk, *rest = said("dmsetup", "table", top).split()
+    assert (start, length, target, stripes, chunk) == ("0", str(96 * 2048), "striped", "3", "128")
+    assert len(devices(node)[1]) == 3
+    source = said("findmnt", "--noheadings", "--output", "SOURCE", "--target", path).strip()
+    assert os.path.realpath(f"/dev/mapper/{top}") == os.path.realpath(source)
+    assert said("blkid", "--output", "value", "--match-tag", "TYPE", f"/dev/mapper/{top}").strip() == "ext4"
+
+    (path / "file").write_bytes(os.urandom(8 << 20))
+    subprocess.run(["sync", "--file-system", path], check=True)
+    content = (path / "file").read_bytes()
+    # Another node's storage dies: the writer records it and goes on.
+    cluster[1].kill_storage()
+    load = FileLoad(path / "load")
+    load.wait_progress()
+    load.stop()
+    load.assert_nothing_lost()
+    assert (path / "file").read_bytes() == content
+    cluster[1].start()
+    cluster.wait_up_to_date("db", 240)
+
+
+def test_the_volume_server_dies_under_load_and_is_replaced(cluster, mounted):
+    node = cluster[0]
+    load = FileLoad(mounted("db", size="64MiB", stripes="2") / "load")
+    load.wait_progress()
+    before = node.volume("db")["epoch"]
+    names, marks = devices(node)
+    for _ in range(2):
+        [server] = node.volume_servers()
+        os.kill(server, 9)
+        wait_for(lambda: node.volume_servers() not in ([], [server]), 120, "another volume server")
+        load.wait_progress(what="writes to go on over the next volume server")
+    assert node.volume("db")["epoch"] == before + 2
+    assert devices(node) == (names, marks)
+    load.stop()
+    load.assert_nothing_lost()
+
+
+def test_weftd_and_the_volume_server_die_together_under_load(cluster, mounted):
+    node = cluster[0]
+    load = FileLoad(mounted("db", size="64MiB") / "load")
+    load.wait_progress()
+    [server] = node.volume_servers()
+    node.kill_weftd()
+    os.kill(server, 9)
+    node.start()
+    load.wait_progress(what="writes to go on")
+    node.kill_weftd()
+    load.wait_progress(what="writes to go on without weftd")
+    node.start()
+    load.wait_progress()
+    load.stop()
+    load.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("fs, stripes, before_mib, after_mib", [("ext4", "1", 64, 160), ("xfs", "2", 304, 400)])
+def test_a_volume_grows_under_load(cluster, mounted, fs, stripes, before_mib, after_mib):
+    node = cluster[0]
+    path = mounted("db", size=f"{before_mib}MiB", fs=fs, stripes=stripes)
+    load = FileLoad(path / "load")
+    load.wait_progress()
+    before = os.statvfs(path)
+    grown = node.weft("volume", "grow", "db", "--size", f"{after_mib}MiB")
+    assert grown["size_bytes"] == after_mib << 20
+
+    def larger():
+        now = os.statvfs(path)
+        return now.f_blocks * now.f_frsize > before.f_blocks * before.f_frsize + (72 << 20)
+    wait_for(larger, 180, "the file system to have the new space")
+    assert len(said("dmsetup", "table", top_of(node)).splitlines()) == 2
+    # More than the volume had: some of it must lie in the new segment.
+    if fs == "ext4":
+        (path / "much").write_bytes(b"\xa5" * (100 << 20))
+        subprocess.run(["sync", "--file-system", path], check=True)
+    load.wait_progress()
+    load.stop()
+    load.assert_nothing_lost()
+    assert json.loads(said("lsblk", "--json", f"/dev/mapper/{top_of(node)}"))
+
+
+def test_a_fenced_node_gets_errors_and_keeps_no_device(cluster, mounted):
+    """R5: taken over by force, the old writer's program fails instead of waiting for ever."""
+    old, new = cluster[0], cluster[1]
+    load = FileLoad(mounted("db", size="64MiB") / "load")
+    load.wait_progress()
+    new.weft("volume", "attach", "db", "--force")
+    wait_for(lambda: load.problem, 180, "the old writer's program to get an error")
+    new.weft("volume", "detach", "db")
+    assert old.volume("db")["writer"] != old.name
