@@ -195,3 +195,16 @@ def test_a_replica_of_a_server_that_kept_no_bitmap_is_dirty_unless_it_was_never_
     server.connect(f"{replica}/5/1").pwrite(b"x" * BLOCK, 2 * REGION)
     assert [slot["incompat"] for slot in drive.slots(replica)] == [BITMAP_KEPT] * 2
     assert drive.dirty(replica) == ([2] if epoch == 0 else everything)
+
+
+# Bug guarded against: bits and an epoch that a killed server had written and not synced counted as durable for the next
+# one; then the host died, the bit was gone and the change under it was not (R6, R2; found by the simulator).
+def test_what_a_killed_server_has_written_is_synced_before_it_counts(drive, start, workspace):
+    replica = drive.add_replica()
+    server = start()
+    server.connect(f"{replica}/1/1").pwrite(b"x" * BLOCK, 0)
+    server.kill()
+    server = start()
+    with system_calls(server, workspace.path / "trace", "fdatasync,fsync,pwrite64") as calls:
+        server.connect(f"{replica}/1/1").pwrite(b"y" * BLOCK, 0)
+    assert calls == [("fdatasync", "meta"), ("pwrite64", "data")]
