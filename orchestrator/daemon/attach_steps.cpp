@@ -95,7 +95,7 @@ void attach_steps::adopt(attachment& of, const core::attach_config& config, cons
     const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
     const std::lock_guard lock(of.state);
     if (seen.has_value() && !seen->mount_points.empty()) of.mountpoint = mount_target(of.id) / "data";
-    // Whether the file system has all of its device is not known: grow_device finds out.
+    // Whether the file system has all of its device, and the device its sockets, is not known: grow_device finds out.
     if (seen.has_value() && seen->growable_bytes > 0) of.device_bytes = 1;
 }
 
@@ -288,9 +288,12 @@ result<volume_record> attach_steps::replace_server(attachment& of, const std::st
         TRY_ASSIGN(now, become_writer(before, false));
     }
     WEFT_CRASH_POINT("replace.recorded");
+    // Should what follows fail half-way, with the new server running: the device is looked at until it has its sockets.
+    of.look_at_device_again();
     TRY(start_server(of, before, now));
     TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now), device_wait));
     WEFT_CRASH_POINT("replace.connected");
+    note_device(of);
     env_.events.emit(
         severity::warning, "volume " + name,
         fmt::format("its volume server was gone and was replaced, epoch {}; its users saw a pause", now.epoch));
@@ -378,9 +381,16 @@ status attach_steps::abandon(const std::string& name, const volume_id& id, std::
 }
 
 status attach_steps::detach(attachment& of) {
-    const auto link = of.current_link();
     const std::string name = of.volume_name();
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    // What programs wrote and did not sync is in the page cache above a device that waits: another server takes it.
+    if (const auto gone = of.current_link(); (!gone || (gone->exited() && !gone->failed())) && waits_for_server(of)) {
+        const auto replaced = replace_server(of, name);
+        const bool pointless = replaced.has_error() &&
+                               (replaced.error().code == errc::stale_epoch || replaced.error().code == errc::not_found);
+        if (replaced.has_error() && !pointless) return replaced.error();
+    }
+    const auto link = of.current_link();
     const std::uint64_t epoch = link ? link->epoch() : 0;
     if (!link || link->exited() || link->failed()) {
         TRY(take_apart(of));

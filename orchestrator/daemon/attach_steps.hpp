@@ -57,8 +57,9 @@ public:
     /// the record has another writer; as ensure_attached.
     result<volume_record> replace_server(attachment& of, const std::string& name);
 
-    /// The device and its file system follow a volume that has grown; success also when there was nothing to do, or
-    /// when the volume server has not heard of it yet. May be repeated after any failure.
+    /// The device gets new sockets for those that died, and with its file system follows a volume that has grown;
+    /// success also when there was nothing to do, or when the volume server has not heard of it yet. May be repeated
+    /// after any failure.
     status grow_device(attachment& of, const volume_record& record);
 
     /// Becomes the writer for repair only (transitions' attach_for_maintenance, decided by `still_wanted`) and starts

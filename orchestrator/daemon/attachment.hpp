@@ -41,6 +41,11 @@ struct attachment {
     std::string mountpoint;          // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 
+    /// The next pass of the reconciler gives the device sockets if it lacks some, and grows it.
+    void look_at_device_again() {
+        const std::lock_guard lock(state);
+        if (device_bytes > 0) device_bytes = 1;
+    }
     [[nodiscard]] bool used() const {
         const std::lock_guard lock(state);
         return administrative || !refs.unused();

@@ -91,6 +91,7 @@ void volume_keeper::give_up() {
 }
 
 void volume_keeper::let_go() {
+    watch_.reset();
     for (const auto& of : env_.table.all()) steps_.disconnect(*of);
 }
 
@@ -349,7 +350,25 @@ observed_attachment volume_keeper::observe_one(attachment& of) {
     return seen;
 }
 
+/// A connection may die under a server that lives. Started when there is a device to watch: before that the driver may
+/// not be loaded. Without it a restart of weftd would still look at every device.
+void volume_keeper::watch_devices() {
+    if (watch_) return;
+    const auto all = env_.table.all();
+    const bool any = std::any_of(all.begin(), all.end(), [](const auto& of) {
+        const std::lock_guard lock(of->state);
+        return of->device_bytes > 0;
+    });
+    if (!any) return;
+    auto started = nbd_watch::start([this](std::optional<int>) {
+        for (const auto& of : env_.table.all()) of->look_at_device_again();
+        env_.wake_reconciler();
+    });
+    if (started.has_value()) watch_ = std::move(*started);
+}
+
 std::vector<observed_attachment> volume_keeper::observe() {
+    watch_devices();
     std::vector<observed_attachment> all;
     for (const auto& id : present()) all.push_back(observe_one(*env_.table.entry(id)));
     return all;

@@ -15,6 +15,7 @@
 #include "orchestrator/core/reconcile.hpp"
 #include "orchestrator/daemon/attach_steps.hpp"
 #include "orchestrator/daemon/gates.hpp"
+#include "orchestrator/io/nbd_watch.hpp"
 
 namespace weft {
 
@@ -72,9 +73,12 @@ private:
     static use_set uses_of(const attachment& of);
     void note_restart(attachment& of);  // with `operation` held
 
+    void watch_devices();
+
     const attach_steps::environment env_;
     attach_steps steps_;
     stop_gate stop_;
+    std::unique_ptr<nbd_watch> watch_;  // planner's thread; its callback uses what is above
 };
 
 }  // namespace weft

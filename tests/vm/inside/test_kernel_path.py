@@ -139,3 +139,24 @@ def test_a_fenced_node_gets_errors_and_keeps_no_device(cluster, mounted):
     wait_for(lambda: load.problem, 180, "the old writer's program to get an error")
     new.weft("volume", "detach", "db")
     assert old.volume("db")["writer"] != old.name
+
+
+def test_what_was_written_and_not_synced_outlives_the_volume_server(cluster):
+    """It is in the page cache above a device that waits: a detach has to find another server for it first."""
+    old, new = cluster[0], cluster[1]
+    content, mount_id = os.urandom(4 << 20), new_mount_id()
+    old.plugin.create("db", size="64MiB")
+    path = Path(old.plugin.mount("db", mount_id))
+    (path / "file").write_bytes(content)
+    [server] = old.volume_servers()
+    old.kill_weftd()
+    os.kill(server, 9)
+    old.start()
+    old.plugin.unmount("db", mount_id)
+    cluster.wait_detached("db", 240)
+    assert_nothing_left(old)
+    mount_id = new_mount_id()
+    assert (Path(new.plugin.mount("db", mount_id)) / "file").read_bytes() == content
+    new.plugin.unmount("db", mount_id)
+    new.plugin.remove("db")
+    cluster.assert_no_leaks(60)
