@@ -35,6 +35,7 @@ volume_record born_volume(std::uint64_t seed) {
     record.extents.resize(1);
     record.extents[0].size_bytes = record.size_bytes;
     for (std::size_t i = 0; i < replicas; ++i) record.extents[0].replicas.push_back(born_replica(i, true));
+    record.layout = core::concatenation(1);
     return record;
 }
 
