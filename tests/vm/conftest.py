@@ -33,11 +33,20 @@ LIMIT = 900  # seconds for a scenario with its boots
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only with LONG=1, not in make test: a repetition that takes many minutes")
     config.addinivalue_line("markers", f"limit(seconds): how long a test may take, boots included; {LIMIT} unless told")
     if os.geteuid() != 0:
         raise pytest.UsageError("guests see the host's files and use taps: run the scenarios as root")
     if not shutil.which(PROGRAM):
         raise pytest.UsageError(f"{PROGRAM} is missing: run scripts/install-deps vm")
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("WEFT_LONG"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -220,6 +220,7 @@ def test_removing_waits_for_udev_which_looks_at_what_was_written(rig):
         assert it.ours() == []
 
 
+@pytest.mark.long
 @pytest.mark.limit(1500)
 def test_killed_at_any_step_of_making_growing_and_removing(rig):
     it = rig("mirrored")

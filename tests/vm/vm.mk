@@ -2,9 +2,9 @@
 # Guests with a real kernel: tests/vm/README.md.
 
 .PHONY: vm-test vm-shell
-vm-test: ## Scenarios on a real kernel in QEMU guests, with nbd, device-mapper, udev, systemd (root); ONLY=expression
+vm-test: ## Scenarios on a real kernel in QEMU guests, with nbd, device-mapper, systemd (root); ONLY=expression LONG=1
 	@scripts/install-deps build test vm
-	@BUILD=$(BUILD) ONLY='$(ONLY)' tests/run vm
+	@BUILD=$(BUILD) ONLY='$(ONLY)' WEFT_LONG=$(LONG) tests/run vm
 
 vm-shell: ## A guest to play in, with Weft's programs on its PATH; MEMORY=MiB, DISKS=n; `exit` ends it (root)
 	@scripts/install-deps build vm
