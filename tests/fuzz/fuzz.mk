@@ -30,8 +30,8 @@ FUZZ_MAKE = $(MAKE) --no-print-directory BUILD=$(BUILD)-fuzz SANITIZE='fuzzer-no
 TARGET ?= $(FUZZERS)
 .PHONY: fuzz fuzz-build fuzzers
 fuzz-build:
-	@$(FUZZ_MAKE) fuzzers
+	+@$(FUZZ_MAKE) fuzzers
 
 fuzz: ## Look for inputs that break a decoder: TARGET=name (default all, in turn), SECONDS=60 each; see tests/fuzz
-	@$(FUZZ_MAKE) $(TARGET:%=$(BUILD)-fuzz/fuzz/%)
+	+@$(FUZZ_MAKE) $(TARGET:%=$(BUILD)-fuzz/fuzz/%)
 	@tests/fuzz/fuzz.py hunt $(BUILD)-fuzz $(or $(SECONDS),60) $(TARGET)

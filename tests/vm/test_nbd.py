@@ -309,9 +309,16 @@ def test_a_stopped_server_with_a_full_socket_must_be_ended_first(guest, tool, se
     index = tool.connect(server)[0]
     server.kill(signal="STOP")
     writer = guest.popen(f"fio --name=fill --filename=/dev/nbd{index} --direct=1 --ioengine=libaio --iodepth=64 "
-                         "--rw=write --bs=128k --size=32m")
-    # A unix socket holds about 200 KiB (net.core.wmem_default): a second request of 128 KiB cannot be sent whole.
-    wait_for(lambda: requests_in_flight(guest, index) >= 2, 60, "the socket to be full")
+                         "--rw=randwrite --bs=4k --size=16m")
+    # A unix socket holds about 200 KiB (net.core.wmem_default), some forty of these; the driver begins the next request
+    # when the one before is sent, so the number stands still below fio's depth when the socket is full.
+    seen = [0]
+
+    def full():
+        seen.append(requests_in_flight(guest, index))
+        return 8 < seen[-1] == seen[-2]
+    wait_for(full, 120, "the socket to be full", interval=1)
+    assert seen[-1] < 64, "all of them were sent"
     assert "end that server" in tool.refused("disconnect", MARK, 2000)
     server.kill()
     tool("disconnect", MARK, 60000)
