@@ -154,10 +154,12 @@ status decode_policy(const json::object& object, volume_record& record) {
 /// was about to come.
 json::object with_layout(json::object object) {
     if (!object.contains("growth")) object["growth"] = to_json(growth_record{});
+    if (object.contains("stripes") || object.contains("chunk_bytes")) return object;
     const auto* extents = object.if_contains("extents");
-    if (object.contains("stripes") || extents == nullptr || !extents->is_array()) return object;
+    if (extents == nullptr || !extents->is_array()) return object;
+    const std::size_t count = extents->get_array().size();  // an insertion moves the members
     object["chunk_bytes"] = core::chunk_default_bytes;
-    object["stripes"] = json::array(extents->get_array().size(), 1);
+    object["stripes"] = json::array(count, 1);
     return object;
 }
 

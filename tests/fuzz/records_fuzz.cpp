@@ -6,7 +6,10 @@
 // said; a volume record keeps its invariants through every transition (attach, demote, promote, release) that it
 // allows, and no transition leaves an extent that was usable without an up_to_date replica; what is refused is
 // `corrupt`.
+#include <boost/json.hpp>
+
 #include <algorithm>
+#include <type_traits>
 
 #include "orchestrator/core/event_record.hpp"
 #include "orchestrator/core/records.hpp"
@@ -24,12 +27,18 @@ result<volume_record> decode_any_volume(std::string_view text) {
     return record;
 }
 
+/// A volume's record of the first Weft knew neither layout nor growth; what it means then is said in its next text.
+bool says_all(std::string_view text) {
+    const auto object = boost::json::parse(text).get_object();
+    return object.contains("stripes") && object.contains("growth");
+}
+
 template <typename Record>
 void check_codec(std::string_view text, result<Record> (*decode)(std::string_view)) {
     const auto record = decode(text);
     if (record.has_error()) return fuzz::check_error(record.error(), errc::corrupt);
     const std::string once = encode(*record);
-    fuzz::check_says_the_same(text, once);
+    if (!std::is_same_v<Record, volume_record> || says_all(text)) fuzz::check_says_the_same(text, once);
     const auto again = decode(once);
     PROPERTY(again.has_value(), "its own text is refused: {}: {}", again.error().text, once);
     PROPERTY(encode(*again) == once, "{} became {}", once, encode(*again));

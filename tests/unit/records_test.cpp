@@ -39,6 +39,17 @@ TEST_CASE("records: without a layout every extent is a segment by itself") {
     const auto decoded = decode_volume(old);
     REQUIRE(decoded.has_value());
     CHECK(decoded->layout == core::concatenation(1));
+    // Bug guarded against, seen by the address sanitizer: the extents were looked at after an insertion had moved them.
+    const auto halfway =
+        decode_volume(replaced(encode(test::sample_volume(1)), R"("chunk_bytes":65536,"stripes":[1],)", ""));
+    REQUIRE(halfway.has_value());
+    CHECK(halfway->layout == core::concatenation(1));
+}
+
+TEST_CASE("records: half a layout is not taken for none") {
+    const auto half = replaced(encode(test::sample_volume(1)), R"("stripes":[1],"extents")", R"("extents")");
+    REQUIRE(decode_volume(half).has_error());
+    CHECK(decode_volume(half).error().text.find("stripes") != std::string::npos);
 }
 
 TEST_CASE("records: a layout that does not fit the extents is corrupt") {
