@@ -66,6 +66,17 @@ result<volume_record> replace_replica(volume_record record, std::size_t extent, 
     return record;
 }
 
+result<volume_record> replacement_attempts::decide(volume_record record) {
+    if (extent_ < record.extents.size())
+        for (const auto& one : record.extents[extent_].replicas) {
+            if (std::find(drawn_.begin(), drawn_.end(), one.id) == drawn_.end()) continue;
+            fresh_.id = one.id;
+            return record;
+        }
+    fresh_.id = drawn_.emplace_back(draw_());
+    return replace_replica(std::move(record), extent_, old_, fresh_);
+}
+
 std::string loss_by_forgetting(const volume_record& record, const node_name& node) {
     for (const auto& extent : record.extents) {
         const bool there = std::any_of(extent.replicas.begin(), extent.replicas.end(),

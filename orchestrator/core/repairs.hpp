@@ -10,6 +10,7 @@
 //     replica). Only what an operator decides about a dead writer ends its attachment.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -24,6 +25,30 @@ namespace weft {
 /// enough replicas already, or one is on that node or drive): look again; no_quorum (no up_to_date replica to fill it).
 result<volume_record> replace_replica(volume_record record, std::size_t extent, const std::optional<replica_id>& old,
                                       const replica_record& fresh);
+
+/// One replacement, decided again as often as its commit has to be tried. A commit whose outcome was unknown finds its
+/// replica in the record. If it does not, the next attempt has another id: the first one may have been there and been
+/// removed since, and a proposal about it that is still on its way must not fit another replica (I3 in the README of
+/// nbd-backend).
+class replacement_attempts {
+public:
+    /// `fresh`: node and drive of the new replica. `draw`: a new id with each call.
+    replacement_attempts(std::size_t extent, std::optional<replica_id> old, replica_record fresh,
+                         std::function<replica_id()> draw)
+        : extent_(extent), old_(std::move(old)), fresh_(std::move(fresh)), draw_(std::move(draw)) {}
+
+    /// Errors: as replace_replica.
+    result<volume_record> decide(volume_record record);
+    /// As the latest decision has it.
+    [[nodiscard]] const replica_record& fresh() const noexcept { return fresh_; }
+
+private:
+    const std::size_t extent_;
+    const std::optional<replica_id> old_;
+    replica_record fresh_;
+    const std::function<replica_id()> draw_;
+    std::vector<replica_id> drawn_;
+};
 
 /// What forgetting a node does to one volume.
 struct forgotten_node {

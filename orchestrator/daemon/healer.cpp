@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "nbd-backend/base/crash_point.hpp"
 #include "orchestrator/core/repairs.hpp"
 #include "orchestrator/daemon/clock.hpp"
@@ -37,25 +35,13 @@ void healer::look(const cluster_view& view, bool current, const volume_maintenan
 }
 
 result<std::string> healer::replace(const replacement& what) {
-    // A commit whose outcome is unknown is decided again, and finds its replica in the record. If it does not, the next
-    // attempt has another id: the first one may have been there and been removed since, and a proposal about it that is
-    // still on its way must not fit another replica (README of nbd-backend, I3).
-    std::vector<replica_id> drawn;
-    replica_record fresh;
-    fresh.node = what.place.node;
-    fresh.drive = what.place.drive;
-    const auto old = what.old ? std::optional(what.old->id) : std::nullopt;
+    replica_record place;
+    place.node = what.place.node;
+    place.drive = what.place.drive;
+    replacement_attempts attempts(what.extent, what.old ? std::optional(what.old->id) : std::nullopt, std::move(place),
+                                  [] { return replica_id(make_uuid()); });
     const auto done = env_.records.change(
-        what.volume, what.id,
-        [&](volume_record record) -> result<volume_record> {
-            for (const auto& one : record.extents.at(what.extent).replicas) {
-                if (std::find(drawn.begin(), drawn.end(), one.id) == drawn.end()) continue;
-                fresh.id = one.id;
-                return record;
-            }
-            fresh.id = drawn.emplace_back(make_uuid());
-            return replace_replica(std::move(record), what.extent, old, fresh);
-        },
+        what.volume, what.id, [&](volume_record record) { return attempts.decide(std::move(record)); },
         [&](store_commit& change) {
             if (what.old)
                 change.puts.push_back({trash_key(what.old->id), encode(trash_record{what.old->id, what.old->drive,
@@ -67,7 +53,7 @@ result<std::string> healer::replace(const replacement& what) {
         fmt::format("{} is replaced by replica {} on node {}: {}",
                     what.old ? fmt::format("replica {} on node {}", what.old->id.str(), what.old->node.str())
                              : fmt::format("what extent {} lacks", what.extent),
-                    fresh.id.str(), fresh.node.str(), what.why);
+                    attempts.fresh().id.str(), attempts.fresh().node.str(), what.why);
     env_.events.emit(severity::warning, "volume " + what.volume, text);
     return text;
 }

@@ -44,6 +44,27 @@ TEST_CASE("repairs: a replacement takes the old one's place, empty and with ever
     CHECK(done->ready());
 }
 
+// Bug guarded against: the id was drawn once. A commit whose outcome was unknown had taken effect, an operator removed
+// the replica, and the next attempt gave its id to another one, which a late proposal about the first then called up to
+// date.
+TEST_CASE("repairs: a replacement that is tried again finds itself, or takes another id") {
+    unsigned next = 40;
+    replacement_attempts attempts(0, replica(2), fresh(3), [&] { return replica(next++); });
+    const auto first = attempts.decide(behind());
+    REQUIRE(first.has_value());
+    CHECK(attempts.fresh().id == replica(40));
+
+    const auto found = attempts.decide(*first);  // it had been committed
+    REQUIRE(found.has_value());
+    CHECK(encode(*found) == encode(*first));
+    CHECK(attempts.fresh().id == replica(40));
+
+    REQUIRE(attempts.decide(behind()).has_value());  // it had been committed and removed, or never was
+    CHECK(attempts.fresh().id == replica(41));
+    CHECK(attempts.decide(*first)->extents[0].replicas[1].id == replica(40));
+    CHECK(attempts.fresh().id == replica(40));
+}
+
 TEST_CASE("repairs: what became up to date meanwhile is not replaced, what is gone is not found") {
     CHECK(replace_replica(attached_volume(), 0, replica(2), fresh(3)).error().code == errc::conflict);
     CHECK(replace_replica(behind(), 0, replica(7), fresh(3)).error().code == errc::not_found);
