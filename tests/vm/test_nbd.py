@@ -116,6 +116,10 @@ def server(guest, tool):
     return Server(guest)
 
 
+def requests_in_flight(guest, index):
+    return sum(map(int, guest.output(["cat", f"/sys/block/nbd{index}/inflight"]).split()))
+
+
 def test_without_the_driver_every_call_says_what_to_do(guest):
     guest.run("modprobe --remove nbd || true; test ! -e /sys/module/nbd")
     for words in (["connect", "/run/none", "", MARK], ["watch"]):
