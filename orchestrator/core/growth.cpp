@@ -14,8 +14,8 @@ namespace weft {
 namespace {
 
 error growing_already(const volume_record& record) {
-    return error{errc::busy, fmt::format("volume '{}' is growing already; look at `weft volume inspect`",
-                                         printable(record.name))};
+    return error{errc::busy,
+                 fmt::format("volume '{}' is growing already; look at `weft volume inspect`", printable(record.name))};
 }
 
 }  // namespace
@@ -59,9 +59,9 @@ std::set<node_name> nodes_of(const growth_record& growth) {
     return nodes;
 }
 
-std::set<node_name> nodes_awaited(const growth_record& growth) {
+std::set<node_name> nodes_awaited(const std::vector<extent_record>& extents) {
     std::set<node_name> nodes;
-    for (const auto& extent : growth.extents)
+    for (const auto& extent : extents)
         for (const auto& replica : extent.replicas)
             if (!replica.created) nodes.insert(replica.node);
     return nodes;

@@ -33,7 +33,7 @@ given_up_growth give_up_growth(volume_record record);
 
 /// Nodes that have, or are to make, replicas of the growth.
 std::set<node_name> nodes_of(const growth_record& growth);
-/// Those that have not made theirs yet.
-std::set<node_name> nodes_awaited(const growth_record& growth);
+/// Nodes that have not made their replicas of these extents yet: a new volume's, or those of a growth.
+std::set<node_name> nodes_awaited(const std::vector<extent_record>& extents);
 
 }  // namespace weft

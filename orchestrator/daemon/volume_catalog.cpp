@@ -24,12 +24,11 @@ namespace {
 constexpr std::chrono::seconds ready_wait{60};  // half of dockerd's patience with a Create (docker-plugin facts, 3.2)
 constexpr int races_max = 32;
 
-std::set<std::string> nodes_without_files(const volume_record& record) {
-    std::set<std::string> nodes;
-    for (const auto& extent : record.extents)
-        for (const auto& replica : extent.replicas)
-            if (!replica.created) nodes.insert(replica.node.str());
-    return nodes;
+/// "n1, n3": who has not made its replicas of these extents.
+std::string late_nodes(const std::vector<extent_record>& extents) {
+    std::string late;
+    for (const auto& node : nodes_awaited(extents)) late += fmt::format("{}{}", late.empty() ? "" : ", ", node.str());
+    return late;
 }
 
 /// ", 4 stripes", for people.
@@ -165,9 +164,7 @@ status volume_catalog::wait_ready(const versioned<volume_record>& known) {
         return error{errc::conflict, fmt::format("volume '{}' was removed while it was being created", record.name)};
     // Only a creation that did not succeed is undone: what was ever attached may hold data.
     if (held->record.ready() || held->record.epoch > 0) return ok();
-    std::string late;
-    for (const auto& node : nodes_without_files(held->record))
-        late += fmt::format("{}{}", late.empty() ? "" : ", ", node);
+    const std::string late = late_nodes(held->record.extents);
     const auto undone = to_trash(held->record, held->revision);
     return error{errc::timed_out,
                  fmt::format("node {} did not make its replica of volume '{}' within {} s; see `weft events`{}", late,
@@ -279,9 +276,7 @@ result<volume_record> volume_catalog::wait_grown(const volume_record& growing, s
     const auto settled = env_.records.change(
         growing.name, growing.id,
         [&](volume_record now) -> result<volume_record> {
-            late.clear();
-            for (const auto& node : nodes_awaited(now.growth))
-                late += fmt::format("{}{}", late.empty() ? "" : ", ", node.str());
+            late = late_nodes(now.growth.extents);
             auto given_up = give_up_growth(std::move(now));
             removed = std::move(given_up.removed);
             return std::move(given_up.record);

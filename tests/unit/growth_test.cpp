@@ -58,12 +58,12 @@ TEST_CASE("growth: it is the volume's when the last replica's files exist, and i
     REQUIRE(decode_volume(encode(volume)).has_value());
     CHECK(encode(*decode_volume(encode(volume))) == encode(volume));
     CHECK(volume.ready());  // what it has is ready: attaching does not wait for what comes
-    CHECK(nodes_awaited(volume.growth) == std::set<node_name>{test::node(1), test::node(2)});
+    CHECK(nodes_awaited(volume.growth.extents) == std::set<node_name>{test::node(1), test::node(2)});
 
     volume = *mark_created(volume, test::replica(71));
     CHECK(volume.size_bytes == before);
     CHECK(volume.extents.size() == 1);
-    CHECK(nodes_awaited(volume.growth) == std::set<node_name>{test::node(2)});
+    CHECK(nodes_awaited(volume.growth.extents) == std::set<node_name>{test::node(2)});
     volume = *mark_created(volume, test::replica(71));  // told twice
     volume = *mark_created(volume, test::replica(72));
     CHECK(volume.size_bytes == before + gib);

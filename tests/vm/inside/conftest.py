@@ -9,6 +9,7 @@ TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS / "cluster")]
 
 from cluster.conftest import *  # noqa: E402,F401,F403
+from kernel_devices import use_kernel  # noqa: E402
 
 
 @pytest.fixture
@@ -16,8 +17,7 @@ def kernel_cluster(make_cluster):
     """Three nodes on one kernel, each with devices of its own; volumes are attached by nbd and device-mapper."""
     def make(**how):
         cluster = make_cluster(start=False, **how)
-        for number, node in enumerate(cluster.nodes, 1):
-            node.settings = {"attach": "kernel", "device-scope": f"n{number}"}
-            node.write_config()
+        for node in cluster.nodes:
+            use_kernel(node)
         return cluster.start()
     return make

@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel has of a node's volumes."""
+"""A node on the kernel path: how it is told to be, and what the kernel has of its volumes."""
 import subprocess
 from pathlib import Path
 
 from lib.waiting import wait_for
+
+
+# For weftd on an emulated processor.
+SLOW = {"lease-ttl-ms": 30000, "request-timeout-ms": 20000, "reconnect-window-ms": 5000,
+        "attach-timeout-ms": 20000}
+
+
+def use_kernel(node):
+    """Before its weftd starts: volumes by nbd and device-mapper, with names of its own among the nodes of a kernel."""
+    node.settings = {"attach": "kernel", "device-scope": node.name}
+    node.write_config()
 
 
 def said(*command):

@@ -13,13 +13,12 @@ import crash_life
 from crash_life import Life, Rig
 from crash_points import KERNEL_POINTS
 from file_load import FileLoad
-from kernel_devices import assert_nothing_left
+from kernel_devices import SLOW, assert_nothing_left, use_kernel
 from lib import belongings
 from lib.waiting import wait_for
 
 pytestmark = pytest.mark.limit(600)
 crash_life.LIMIT = 240  # an emulated processor
-SLOW = {"lease-ttl-ms": 30000, "request-timeout-ms": 20000, "reconnect-window-ms": 5000, "attach-timeout-ms": 20000}
 
 
 class KernelLife(Life):
@@ -66,10 +65,7 @@ class KernelLife(Life):
 
 @pytest.fixture(scope="module")
 def rig(workspace):
-    def prepare(node):
-        node.settings = {"attach": "kernel", "device-scope": node.name}
-        node.write_config()
-    made = Rig(workspace, prepare, **SLOW)
+    made = Rig(workspace, use_kernel, **SLOW)
     yield made
     made.close()
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from file_load import FileLoad
-from kernel_devices import assert_nothing_left, devices, said
+from kernel_devices import SLOW, assert_nothing_left, devices, said
 from lib.cluster import new_mount_id
 from lib.waiting import wait_for
 
 pytestmark = pytest.mark.limit(600)
-SLOW = {"lease-ttl-ms": 30000, "request-timeout-ms": 20000, "reconnect-window-ms": 5000, "attach-timeout-ms": 20000}
 
 
 @pytest.fixture
