@@ -110,7 +110,7 @@ private:
         const std::uint64_t data_sectors = segment.extents[0].size_bytes / sector_bytes - meta_sectors;
         raid1_target set;
         set.region_sectors = choose_region_sectors(data_sectors);
-        set.start = layout_.start;
+        set.start = segment.start;
         set.max_recovery_kib = layout_.resync_kib_per_second;
         for (unsigned leg = 0; leg < segment.extents.size(); ++leg) {
             const extent_device& extent = segment.extents[leg];

@@ -129,6 +129,16 @@ std::string_view level_name(notice::level level) noexcept {
     return "unknown";
 }
 
+constexpr leg_event leg_events[] = {leg_event::in_sync, leg_event::given_up};
+
+std::string_view leg_event_name(leg_event what) noexcept {
+    switch (what) {
+        case leg_event::in_sync: return "in_sync";
+        case leg_event::given_up: return "given_up";
+    }
+    return "unknown";
+}
+
 result<replica_state> state_of_replica(const json::object& from, std::string_view field) {
     TRY_ASSIGN(const std::string word, text(from, field));
     auto state = parse_replica_state(printable(word));
@@ -214,6 +224,7 @@ void add_layout(json::object& to, const volume_layout& layout) {
     json::array stripes;
     for (const std::uint32_t count : layout.stripes) stripes.push_back(count);
     to["stripes"] = std::move(stripes);
+    to["mirrored"] = layout.mirrored;
 }
 
 /// Without the field every extent is a segment by itself: so wrote it a Weft that could not stripe, and its servers
@@ -227,6 +238,9 @@ result<volume_layout> decode_layout(const json::object& from, const std::vector<
         if (!value.is_int64() || value.get_int64() < 1 || value.get_int64() > stripes_max)
             return wrong("stripes", fmt::format("an element is not a number from 1 to {}", stripes_max));
         layout.stripes.push_back(static_cast<std::uint32_t>(value.get_int64()));
+    }
+    if (from.contains("mirrored")) {  // as above
+        TRY_ASSIGN(layout.mirrored, boolean(from, "mirrored"));
     }
     std::vector<std::uint64_t> sizes;
     for (const auto& extent : extents) sizes.push_back(extent.size_bytes);
@@ -418,6 +432,15 @@ result<control_message> decode_members(const json::object& from) {
     return control_message{std::move(members)};
 }
 
+result<control_message> decode_leg(const json::object& from) {
+    leg_message leg;
+    TRY_ASSIGN(leg.extent, small_number(from, "extent"));
+    TRY_ASSIGN(std::string id, uuid(from, "replica"));
+    leg.replica = replica_id(std::move(id));
+    TRY_ASSIGN(leg.what, (named<leg_event>(from, "what", leg_events, leg_event_name)));
+    return control_message{std::move(leg)};
+}
+
 result<control_message> decode_lease(const json::object& from) {
     lease_message lease;
     TRY_ASSIGN(lease.until_ns, number(from, "until_ns", 0, std::numeric_limits<std::int64_t>::max()));
@@ -452,6 +475,9 @@ struct encoder {
         add_layout(all, m.layout);
         return all;
     }
+    json::object operator()(const leg_message& m) const {
+        return {{"type", "leg"}, {"extent", m.extent}, {"replica", m.replica.str()}, {"what", leg_event_name(m.what)}};
+    }
     json::object operator()(const detach_message&) const { return {{"type", "detach"}}; }
     json::object operator()(const lease_message& m) const { return {{"type", "lease"}, {"until_ns", m.until_ns}}; }
 };
@@ -463,6 +489,9 @@ result<attach_config> decode_attach_object(const json::object& from) {
     config.id = volume_id(std::move(id));
     TRY_ASSIGN(config.epoch, number(from, "epoch", 1, any_number));
     TRY_ASSIGN(config.clean, boolean(from, "clean"));
+    if (from.contains("device_lives")) {  // a Weft without mirrored volumes wrote none
+        TRY_ASSIGN(config.device_lives, boolean(from, "device_lives"));
+    }
     TRY_ASSIGN(config.min_replicas, small_number(from, "min_replicas", 1, max_slots));
     TRY_ASSIGN(config.connections, small_number(from, "connections", 1, connections_max));
     TRY_ASSIGN(config.request_timeout_ms, small_number(from, "request_timeout_ms", 1, milliseconds_max));
@@ -471,6 +500,8 @@ result<attach_config> decode_attach_object(const json::object& from) {
     TRY_ASSIGN(config.policy, decode_policy(from));
     TRY_ASSIGN(config.extents, decode_extents(from));
     TRY_ASSIGN(config.layout, decode_layout(from, config.extents));
+    if (config.layout.mirrored && config.min_replicas > 1)
+        return wrong("min_replicas", fmt::format("is {} for a mirrored volume", config.min_replicas));
     return config;
 }
 
@@ -481,6 +512,7 @@ std::string encode_attach_config(const attach_config& config) {
                      {"id", config.id.str()},
                      {"epoch", config.epoch},
                      {"clean", config.clean},
+                     {"device_lives", config.device_lives},
                      {"min_replicas", config.min_replicas},
                      {"connections", config.connections},
                      {"request_timeout_ms", config.request_timeout_ms},
@@ -517,6 +549,7 @@ result<control_message> decode_control(std::string_view line) {
         if (type == "get_status") return control_message{get_status_message{}};
         if (type == "result") return decode_result(from);
         if (type == "members") return decode_members(from);
+        if (type == "leg") return decode_leg(from);
         if (type == "lease") return decode_lease(from);
         if (type == "detach") return control_message{detach_message{}};
         return wrong("type", "'" + printable(type.substr(0, 40)) + "' is not a control message");

@@ -10,6 +10,7 @@
 //           on every new connection until answered
 //   notice  for the log and `weft events`               members the record's replicas, their addresses and the volume's
 //                                                               policy now
+//                                                       leg     mirrored: what device-mapper says of a replica
 //                                                       lease   until when nobody else can become the writer (R1);
 //                                                               after every renewal
 //   detached everything flushed (R11)                   detach  drain, flush, answer `detached`, keep running
@@ -51,6 +52,7 @@ struct attach_config {
     volume_id id;
     std::uint64_t epoch = 0;
     bool clean = false;
+    bool device_lives = false;  // mirrored: engine_config::device_lives
     std::uint32_t min_replicas = 1;
     std::uint32_t connections = 8;  // NBD connections per replica, 1 to 16: a replica server works on one request of
                                     // each at a time (why: orchestrator/io/replica_process.cpp)
@@ -102,6 +104,11 @@ struct members_message {
     engine_policy policy;
     volume_layout layout;
 };
+struct leg_message {
+    std::uint32_t extent = 0;
+    replica_id replica;
+    leg_event what = leg_event::in_sync;
+};
 struct detach_message {};
 struct lease_message {
     std::uint64_t until_ns = 0;  // CLOCK_BOOTTIME of this machine, which goes on while it sleeps
@@ -109,7 +116,7 @@ struct lease_message {
 
 using control_message =
     std::variant<hello_message, status_message, propose_message, notice_message, detached_message, get_status_message,
-                 result_message, members_message, detach_message, lease_message>;
+                 result_message, members_message, leg_message, detach_message, lease_message>;
 
 /// One line without the newline.
 std::string encode_control(const control_message& message);

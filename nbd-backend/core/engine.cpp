@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 
 #include "nbd-backend/base/canary.hpp"
@@ -54,13 +55,14 @@ engine::impl::impl(engine_config config) : config_(std::move(config)), copies_(c
         // What the last writer had acknowledged may not be flushed yet: a restart of the host loses it under us too.
         if (!config_.clean) slots_[i].changes_done = 1;
     }
+    INVARIANT(!config_.legs || config_.min_replicas <= 1, "device-mapper goes on with one leg");
 }
 
 void engine::impl::start(actions& out) {
     for (slot_index i = 0; i < max_slots; ++i) {
         slot& it = slots_[i];
         if (!it.used) continue;
-        if (required(it)) it.demote_at = now_ + config_.attach_timeout;
+        if (required(it) && !is_leg(it)) it.demote_at = now_ + config_.attach_timeout;
         connect(i, out);
     }
     consider_serving(out);
@@ -72,7 +74,8 @@ void engine::impl::submit(const request& what, actions& out) {
                          what.length <= config_.size_bytes && what.offset <= config_.size_bytes - what.length;
     const bool payload = what.kind == op_kind::read || what.kind == op_kind::write;
     int refused = 0;
-    if ((what.kind > op_kind::flush) || (sized && !aligned) || (payload && what.length > max_request_bytes))
+    if ((what.kind > op_kind::flush) || config_.legs != (what.only != 0) || (sized && !aligned) ||
+        (payload && what.length > max_request_bytes))
         refused = EINVAL;
     else if (state_ == engine_state::lost)
         refused = EIO;
@@ -87,6 +90,10 @@ void engine::impl::submit(const request& what, actions& out) {
     job& it = jobs_[index];
     it.fua = what.fua;
     it.cookie = what.cookie;
+    if (what.only != 0) {
+        it.only = what.only;
+        it.tenant = slots_[static_cast<std::size_t>(std::countr_zero(what.only))].tenant;
+    }
     active_at_ = now_;
     ++application_jobs_;
     if (state_ == engine_state::fencing) {
@@ -106,7 +113,9 @@ void engine::impl::admit(std::uint32_t index, actions& out) {
     }
     const bool alone = it.kind != op_kind::read && !broken(rule::serialise_changes);
     const auto how = !alone ? range_lock::mode::shared : range_lock::mode::exclusive;
-    const auto claim = locks_.claim(it.offset, it.length, how, index);
+    // Each leg has a stretch of the lock's space to itself.
+    const std::uint64_t base = it.only == 0 ? 0 : config_.size_bytes * std::uint64_t(std::countr_zero(it.only));
+    const auto claim = locks_.claim(base + it.offset, it.length, how, index);
     it.claim = claim.id;
     it.claimed = true;
     it.phase = job_phase::claiming;
@@ -300,7 +309,7 @@ engine_status engine::impl::status(instant now) const {
         one.id = it.member.id;
         one.state = it.member.state;
         one.link_up = it.link == link_state::up;
-        one.resyncing = it.syncing;
+        one.resyncing = it.syncing || (is_leg(it) && one.link_up);
         one.recovering = it.member.recovering;
         one.full = it.full;
         if (it.starved > 0) all.waiting_for_space = true;
@@ -401,6 +410,16 @@ void engine::on_fenced(instant now, actions& out) {
     impl_->now_ = now;
     impl_->fail_everything(engine_state::fenced, "another epoch owns the volume", out);
     impl_->settle(out);
+}
+
+void engine::on_leg(const replica_id& replica, leg_event what, instant now, actions& out) {
+    impl_->now_ = now;
+    impl_->on_leg(replica, what, out);
+    impl_->settle(out);
+}
+
+slot_mask engine::leg(const replica_id& replica) const {
+    return impl_->leg(replica);
 }
 
 void engine::detach(instant now, actions& out) {

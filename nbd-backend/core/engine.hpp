@@ -36,6 +36,12 @@ public:
     engine(const engine&) = delete;
     engine& operator=(const engine&) = delete;
 
+    /// engine_config::legs, what device-mapper says of a replica. Repeated by the caller until the record shows it: an
+    /// engine may have a reason not to act on it now. Unknown replicas are ignored.
+    void on_leg(const replica_id& replica, leg_event what, instant now, actions& out);
+    /// Where requests for this leg go (request::only); 0 if it is not a member (any more).
+    [[nodiscard]] slot_mask leg(const replica_id& replica) const;
+
     /// Begin: connects to every replica, R2 first. Call once.
     void start(instant now, actions& out);
 

@@ -84,6 +84,7 @@ void engine::impl::consider_resync(slot_index index, actions& out) {
     slot& it = slots_[index];
     if (state_ != engine_state::serving || !it.used || it.removed || required(it) || it.syncing || it.proposal != 0)
         return;
+    if (config_.legs) return;  // an outdated leg is never taken in again: another replica takes its place
     if (it.link != link_state::up || it.member.state == replica_state::failed || stranded()) return;
     if (it.resync_at != never && it.resync_at > now_) return;
     if (!it.map_known || !maps_known(required_slots())) return;  // on_map_job() comes here again
@@ -530,10 +531,10 @@ void engine::impl::on_trust_flushed(slot_index index, int error, actions& out) {
     if (error != 0 || it.link != link_state::up) {
         it.promoting = false;
         stop_resync(index);
-        release_owed(index, out);
+        if (!required(it)) release_owed(index, out);
         return;
     }
-    propose(index, replica_state::up_to_date, "resync is complete", out);
+    propose(index, replica_state::up_to_date, config_.legs ? "it is in sync" : "resync is complete", out);
 }
 
 }  // namespace weft::core

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine's inside, shared by the four files that implement it and by nobody else:
+// The engine's inside, shared by the files that implement it and by nobody else:
 //   engine.cpp        the public face: submit, tick, status, and how it ends (detach, fenced, lost)
 //   engine_jobs.cpp   jobs: sending to replicas, collecting answers, completing
 //   engine_links.cpp  links, fencing (R2), hold-record-release (R4), proposals
 //   engine_copy.cpp   copying under the range lock: recovery (R7), resync (R8), repair in place (R10), taking back
 //   (full) engine_map.cpp    the replicas' write-intent bitmaps (R6): reading, mirroring and clearing them
 //   engine_scrub.cpp  comparing the replicas
+//   engine_legs.cpp   what is different when device-mapper replicates and the replicas are its legs
 //
 // A *job* is one change, read, flush or status query, from an application or from a copy, with at most one op per slot.
 // For each slot a job is in one of three places: in flight (in the slot's `flight` list, oldest first), owed (in its
@@ -76,9 +77,11 @@ public:
         std::array<std::uint32_t, max_slots> next{};
         std::array<instant, max_slots> sent_at{};
         std::array<std::uint64_t, max_slots> flush_mark{};
-        bool leased = false;      // reads: was sent while our lease held (E7)
-        instant asked{0};         // reads: when it was sent
-        std::uint64_t sweep = 0;  // flushes: the sweep when it was made
+        bool leased = false;       // reads: was sent while our lease held (E7)
+        instant asked{0};          // reads: when it was sent
+        std::uint64_t sweep = 0;   // flushes: the sweep when it was made
+        slot_mask only = 0;        // legs: the leg that it is for
+        std::uint64_t tenant = 0;  // legs: of that slot, when the job was made
     };
 
     struct job_list {
@@ -91,7 +94,8 @@ public:
 
     struct slot {
         bool used = false;
-        bool removed = false;  // no longer in the record; freed when its link is down
+        bool removed = false;      // no longer in the record; freed when its link is down
+        std::uint64_t tenant = 0;  // counts the replicas that had this slot
         replica_member member;
         link_state link = link_state::down;
         std::uint64_t session = 0;
@@ -107,6 +111,7 @@ public:
         instant heard = instant::min();    // it was alive then, or later: when the last answered op was sent
         bool pinged = false;               // an op that only asks for a sign of life is under way
         instant noticed = instant::min();  // when we learned that its kernel restarted
+        instant given_up_at = never;       // legs: when device-mapper dropped it; the record does not say so yet
         instant connect_at = never;        // when the present link was asked for
         instant demote_at = never;         // when the reconnect window ends
         instant retry_at = never;          // when to connect again
@@ -251,6 +256,15 @@ public:
     void consider_serving(actions& out);
     void on_membership(const std::vector<replica_member>& members, actions& out);
     void on_rebooted(slot_index index, actions& out);
+
+    // engine_legs.cpp
+    bool is_leg(const slot& it) const;
+    bool leg_is_gone(const job& it) const;
+    void on_leg(const replica_id& replica, leg_event what, actions& out);
+    slot_mask leg(const replica_id& replica) const;
+    void promote_leg(slot_index index, actions& out);
+    bool distrust_legs(actions& out);
+    bool outdate_if_rebuilding(slot_index index, const std::string& why, actions& out);
 
     // engine_copy.cpp
     void begin_recovery(const std::string& why, actions& out);

@@ -46,6 +46,7 @@ std::uint32_t engine::impl::new_job(op_kind kind, job_owner owner, std::uint64_t
     it.claimed = false;
     it.in_flight = it.owed = it.tried = it.answered = it.refused = it.starved = 0;
     it.sweep = sweep_;
+    it.only = 0;
     it.leased = false;
     ++it.generation;
     it.error = 0;
@@ -60,7 +61,7 @@ std::uint32_t engine::impl::new_job(op_kind kind, job_owner owner, std::uint64_t
 slot_mask engine::impl::required_slots() const {
     slot_mask all = 0;
     for (std::size_t i = 0; i < max_slots; ++i)
-        if (slots_[i].used && required(slots_[i])) all |= bit(i);
+        if (slots_[i].used && required(slots_[i]) && !is_leg(slots_[i])) all |= bit(i);
     return all;
 }
 
@@ -86,7 +87,7 @@ slot_mask engine::impl::readable() const {
     for (std::size_t i = 0; i < max_slots; ++i) {
         const slot& it = slots_[i];
         const bool trusted =
-            it.member.state == replica_state::up_to_date || (it.syncing && broken(rule::read_up_to_date));
+            it.member.state == replica_state::up_to_date || is_leg(it) || (it.syncing && broken(rule::read_up_to_date));
         if (it.used && !it.removed && trusted && it.proposal == 0 && it.link == link_state::up && !it.suspect &&
             !it.lost_changes)
             all |= bit(i);
@@ -101,6 +102,7 @@ bool engine::impl::readable_later(const job& it) const {
     for (std::size_t i = 0; i < max_slots; ++i) {
         const slot& one = slots_[i];
         if (!one.used || one.member.state != replica_state::up_to_date || (it.tried & bit(i)) != 0) continue;
+        if (it.only != 0) continue;  // another leg is device-mapper's to ask
         if (!one.suspect) return true;
         if (it.owner != job_owner::copy && !damaged_.any(first_chunk(it), last_chunk(it))) return true;
     }
@@ -119,7 +121,12 @@ void engine::impl::run(std::uint32_t index, actions& out) {
         run_clear(index, out);
         return;
     }
-    if (it.owner == job_owner::application && it.kind != op_kind::read && stranded()) {
+    if (it.only != 0 && leg_is_gone(it)) {
+        it.error = EIO;
+        finish_if_idle(index, out);
+        return;
+    }
+    if (it.owner == job_owner::application && it.kind != op_kind::read && it.only == 0 && stranded()) {
         strand(index);
         return;
     }
@@ -132,6 +139,8 @@ void engine::impl::run(std::uint32_t index, actions& out) {
     }
     if (it.kind == op_kind::read || it.kind == op_kind::block_status)
         run_read(index, out);
+    else if (it.only != 0)
+        run_change(index, it.only, out);
     else if (it.kind != op_kind::flush)
         run_change(index, writable(), out);
     else
@@ -180,9 +189,11 @@ void engine::impl::run_read(std::uint32_t index, actions& out) {
         finish(index, out);
         return;
     }
-    const slot_mask candidates = readable() & static_cast<slot_mask>(~it.tried);
+    slot_mask candidates = readable() & static_cast<slot_mask>(~it.tried);
+    if (it.only != 0) candidates &= it.only;
     if (candidates == 0) {
-        if (it.tried != 0 && !readable_later(it)) {
+        if (it.only != 0 && leg_is_gone(it)) it.error = EIO;
+        if ((it.tried != 0 || it.error != 0) && !readable_later(it)) {
             finish(index, out);  // every replica that could have it says that it cannot be read
             return;
         }
@@ -275,6 +286,8 @@ void engine::impl::owe(std::uint32_t index, slot_index to) {
     job& it = jobs_[index];
     INVARIANT(((it.in_flight | it.owed) & bit(to)) == 0, "{} owed twice", describe(to));
     it.owed |= bit(to);
+    if (is_leg(slots_[to]) && slots_[to].link != link_state::up && slots_[to].demote_at == never)
+        slots_[to].demote_at = now_ + config_.reconnect_window;
     append(slots_[to].owed, index, to);
     ++owed_total_;
 }
@@ -341,8 +354,9 @@ void engine::impl::on_op_failed(std::uint32_t index, slot_index from, int error,
     }
     if (is_question(it)) {
         note(out, notice::level::warning,
-             fmt::format("{}: {} bytes at {} cannot be read: {}; reading another replica", describe(from), it.length,
-                         it.offset, text));
+             fmt::format(
+                 "{}: {} bytes at {} cannot be read: {}; {}", describe(from), it.length, it.offset, text,
+                 config_.legs ? "device-mapper reads another leg and writes them anew" : "reading another replica"));
         it.tried |= bit(from);
         it.error = error;
         run_read(index, out);
@@ -438,7 +452,7 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
     if (is_change(it.kind)) touched_.set(first_chunk(it), last_chunk(it));
     if (is_change(it.kind) && it.owner == job_owner::application && damaged_.any(first_chunk(it), last_chunk(it)))
         rewritten_.set(first_chunk(it), last_chunk(it));
-    if (it.owner == job_owner::application && it.kind != op_kind::read && !over() && stranded()) {
+    if (it.owner == job_owner::application && it.kind != op_kind::read && it.only == 0 && !over() && stranded()) {
         if (it.copy != nobody) copies_[std::exchange(it.copy, nobody)].job = nobody;
         strand(index);
         return;
@@ -448,7 +462,8 @@ void engine::impl::finish(std::uint32_t index, actions& out) {
     if (it.claimed) locks_.release(it.claim, granted_);
     it.claimed = false;
     if ((it.kind == op_kind::read || it.kind == op_kind::block_status) && it.answered != 0) it.error = 0;
-    if (it.kind == op_kind::flush && !is_upkeep(it) && it.answered == 0 && !over() && it.error == 0 && !stranded()) {
+    if (it.kind == op_kind::flush && !is_upkeep(it) && it.answered == 0 && !over() && it.error == 0 && it.only == 0 &&
+        !stranded()) {
         // Every replica that it was sent to was demoted, so another one was promoted meanwhile: flush that one.
         it.phase = job_phase::running;
         run(index, out);

@@ -23,7 +23,7 @@ using canary::rule;
 
 /// R3's "every replica that the record calls up_to_date", and one that is about to be called so.
 bool engine::impl::required(const slot& it) const {
-    return it.member.state == replica_state::up_to_date || it.promoting;
+    return it.member.state == replica_state::up_to_date || it.promoting || is_leg(it);
 }
 
 void engine::impl::connect(slot_index index, actions& out) {
@@ -104,6 +104,7 @@ void engine::impl::welcome_back(slot_index index, actions& out) {
 void engine::impl::on_rebooted(slot_index index, actions& out) {
     slot& it = slots_[index];
     it.demote_at = never;
+    if (outdate_if_rebuilding(index, "its host restarted during its rebuild", out)) return;
     switch (may_demote(index, it.noticed, out)) {
         case verdict::yes:
             propose(index, replica_state::outdated, "its host restarted before acknowledged writes were flushed", out);
@@ -168,8 +169,10 @@ void engine::impl::free_slot(slot_index index) {
     for (job& one : jobs_)
         if (one.owner == job_owner::clear) one.answered &= static_cast<slot_mask>(~bit(index));
     const std::uint64_t session = it.session;
+    const std::uint64_t tenant = it.tenant;
     it = slot{};
     it.session = session;
+    it.tenant = tenant;
     slot_mask left = 0;
     for (slot_index i = 0; i < max_slots; ++i)
         if (slots_[i].used) left |= bit(i);
@@ -178,6 +181,7 @@ void engine::impl::free_slot(slot_index index) {
 
 void engine::impl::use_slot(slot& it, const replica_member& member) {
     it.used = true;
+    ++it.tenant;
     it.member = member;
     it.suspect = member.recovering && !broken(rule::recovering_no_source);
     it.backoff = config_.retry_min;
@@ -203,7 +207,9 @@ void engine::impl::on_link_down(slot_index index, link_loss loss, actions& out) 
     }
     it.retry_at = now_ + it.backoff;
     it.backoff = std::min(it.backoff * 2, config_.retry_max);
-    if (required(it)) {
+    // A leg that was never there, and owes nothing, may still be being made.
+    const bool awaited = is_leg(it) && it.boot_id.empty() && it.owed.head == nobody;
+    if (required(it) && !awaited) {
         if (loss == link_loss::unusable && serving()) it.demote_at = std::min(it.demote_at, now_);
         if (it.demote_at == never) it.demote_at = now_ + config_.reconnect_window;
     }
@@ -292,14 +298,17 @@ void engine::impl::consider_demotions(actions& out) {
         // After an orderly end nothing can be missing on any of them.
         const bool restarted =
             state_ == engine_state::fencing && !config_.clean && it.suspect && it.link == link_state::up;
+        const bool due = it.given_up_at != never || (it.link != link_state::up && it.demote_at <= now_);
+        const bool forgot = it.link == link_state::up && it.lost_changes;
+        if (due || restarted || forgot) outdate_if_rebuilding(i, forgot ? "its host restarted" : it.trouble, out);
         if (it.member.state != replica_state::up_to_date) continue;  // promoting: the record does not trust it yet
         if (serving() && it.lost_changes && it.link == link_state::up) {
             on_rebooted(i, out);
             if (over()) return;
             continue;
         }
-        const bool due = it.link != link_state::up && it.demote_at <= now_;
-        if ((due || restarted) && may_demote(i, restarted ? it.noticed : it.demote_at, out) == verdict::yes)
+        const instant since = restarted ? it.noticed : it.given_up_at != never ? it.given_up_at : it.demote_at;
+        if ((due || restarted) && may_demote(i, since, out) == verdict::yes)
             propose(i, replica_state::outdated,
                     restarted ? "its host restarted while the volume was in use" : it.trouble, out);
     }
@@ -355,6 +364,7 @@ void engine::impl::on_committed(slot_index index, replica_state to, actions& out
         return;
     }
     it.promoting = false;
+    it.given_up_at = never;
     it.suspect = it.trusting = it.lost_changes = it.member.recovering = false;
     it.demote_at = never;
     stop_resync(index);
@@ -402,7 +412,7 @@ void engine::impl::consider_serving(actions& out) {
     std::uint32_t fenced = 0;
     std::uint32_t trusted = 0;
     for (const slot& it : slots_) {
-        if (!it.used || !required(it)) continue;
+        if (!it.used || !required(it) || is_leg(it)) continue;
         if (it.link != link_state::up && broken(rule::fence_every_replica)) continue;
         if (it.link != link_state::up || it.proposal != 0) return;
         ++fenced;
@@ -410,7 +420,8 @@ void engine::impl::consider_serving(actions& out) {
     }
     if (fenced == 0) return;
     if (!config_.clean) {
-        if (fenced > 1 && !maps_known(required_slots())) return;  // R7 needs to know where they may differ
+        if (config_.legs && distrust_legs(out)) return;
+        if (fenced > 1 && !config_.legs && !maps_known(required_slots())) return;  // R7: where they may differ
         // All hosts restarted: nothing unflushed is left anywhere, any of them has what was flushed (law 1), but for
         // those of which the record knows that they are behind.
         for (slot& it : slots_) {
@@ -431,7 +442,7 @@ void engine::impl::consider_serving(actions& out) {
         }
     }
     state_ = engine_state::serving;
-    if (!config_.clean && fenced > 1) begin_recovery("unclean end of the last writer", out);
+    if (!config_.clean && fenced > 1 && !config_.legs) begin_recovery("unclean end of the last writer", out);
     note(out, notice::level::info, fmt::format("serving from {} up_to_date replica{}", fenced, fenced == 1 ? "" : "s"));
     for (const std::uint32_t index : std::exchange(parked_, {})) admit(index, out);
     consider_scrub(out);

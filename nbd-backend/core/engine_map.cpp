@@ -141,6 +141,10 @@ void engine::impl::sweep(actions& out) {
     sweep_at_ = dirty_.empty() ? never : now_ + config_.clear_idle;
     // A sweep forgets what was touched; the orders that wait rely on it.
     if (state_ != engine_state::serving || clearing_ || !clears_.empty()) return;
+    if (config_.legs) {  // the range locks of the legs are separate: nothing tells here that a region is idle
+        sweep_at_ = never;
+        return;
+    }
     queue_clears(sweep_, true);
     // A block that nobody could read may have been written anew: what is behind there is made equal now.
     bool again = false;

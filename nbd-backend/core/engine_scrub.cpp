@@ -26,7 +26,7 @@ constexpr std::uint32_t scrub_notes_max = 16;  // per scrub: a drive that rots m
 
 /// Begins the scrub that the policy asks for, if it is a new one.
 void engine::impl::consider_scrub(actions& out) {
-    if (state_ != engine_state::serving || config_.policy.scrub <= scrub_.serial) return;
+    if (state_ != engine_state::serving || config_.policy.scrub <= scrub_.serial || config_.legs) return;
     scrub_ = scrub_status{};
     scrub_.serial = config_.policy.scrub;
     scrub_.running = true;

@@ -46,6 +46,7 @@ struct request {
     std::uint32_t length = 0;   // bytes, multiple of block_bytes, > 0 (flush: ignored)
     std::byte* data = nullptr;  // read: destination; write: source (never written to)
     void* cookie = nullptr;     // returned with the completion
+    slot_mask only = 0;         // engine_config::legs: the one leg that it is for; otherwise 0
 };
 
 struct completion {
@@ -122,6 +123,12 @@ enum class proposal_outcome : std::uint8_t {
     fenced,   // another epoch owns the volume (R5)
 };
 
+/// engine_config::legs: what device-mapper says of a leg.
+enum class leg_event : std::uint8_t {
+    in_sync,   // its rebuild has come to its end
+    given_up,  // device-mapper uses it no more
+};
+
 /// A fact for people, in the log and in `weft events`.
 struct notice {
     enum class level : std::uint8_t { info, warning, error } severity = level::info;
@@ -185,6 +192,8 @@ struct engine_config {
     std::uint32_t min_replicas = 1;       // R4: never demote below this many up_to_date replicas
     bool clean = false;                   // the last writer detached in order (R11): the replicas are equal
     std::vector<replica_member> members;  // becomes slots 0..n-1
+    bool legs = false;          // mirrored: device-mapper replicates, over the replicas as its legs (engine_legs.cpp)
+    bool device_lives = false;  // legs: device-mapper's set is in use and has outlived the last engine
 
     // An op older than this fails its replica (R4). An engine whose tick comes more than a quarter of it too late was
     // stopped itself, and gives everybody a new one.

@@ -12,7 +12,7 @@
 namespace weft::core {
 
 volume_layout concatenation(std::size_t extents) {
-    return {chunk_default_bytes, std::vector<std::uint32_t>(extents, 1)};
+    return {chunk_default_bytes, std::vector<std::uint32_t>(extents, 1), false};
 }
 
 result<volume_map> volume_map::make(const volume_layout& layout, const std::vector<std::uint64_t>& extent_sizes) {
@@ -22,6 +22,7 @@ result<volume_map> volume_map::make(const volume_layout& layout, const std::vect
     if (layout.stripes.empty()) return wrong("a volume without segments");
     volume_map map;
     map.chunk_ = layout.chunk_bytes;
+    map.lead_ = layout.mirrored ? mirror_meta_bytes : 0;
     std::size_t next = 0;
     std::uint64_t end = 0;
     for (std::size_t i = 0; i < layout.stripes.size(); ++i) {
@@ -31,8 +32,10 @@ result<volume_map> volume_map::make(const volume_layout& layout, const std::vect
         if (extent_sizes.size() - next < stripes)
             return wrong(fmt::format("segment {} has {} stripes, there are {} extents left", i, stripes,
                                      extent_sizes.size() - next));
-        const std::uint64_t size = extent_sizes[next];
-        if (size == 0) return wrong(fmt::format("extent {} is empty", next));
+        if (layout.mirrored && stripes != 1)
+            return wrong(fmt::format("segment {} of a mirrored volume has {} stripes", i, stripes));
+        if (extent_sizes[next] <= map.lead_) return wrong(fmt::format("extent {} is empty", next));
+        const std::uint64_t size = extent_sizes[next] - map.lead_;
         for (std::size_t k = next; stripes > 1 && k < next + stripes; ++k)
             if (extent_sizes[k] != size || size % layout.chunk_bytes != 0)
                 return wrong(
@@ -55,7 +58,7 @@ volume_map::run volume_map::at(std::uint64_t offset) const {
     const auto found = std::upper_bound(segments_.begin(), segments_.end(), offset,
                                         [](std::uint64_t byte, const segment& one) { return byte < one.end; });
     const std::uint64_t within = offset - found->start;
-    if (found->stripes == 1) return {found->first_extent, within, found->end - offset};
+    if (found->stripes == 1) return {found->first_extent, lead_ + within, found->end - offset};
     const std::uint64_t chunk = within / chunk_;
     const std::uint64_t in_chunk = within % chunk_;
     return {found->first_extent + static_cast<std::size_t>(chunk % found->stripes),

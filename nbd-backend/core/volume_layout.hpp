@@ -10,6 +10,9 @@
 // striped.rst): chunk k of a segment is chunk k / stripes of its extent k % stripes. So what the kernel path writes
 // through its table and the portable attach through the whole-volume export is the same volume.
 //
+// mirrored: every segment is one extent, whose replicas are the legs of a raid1 set of device-mapper's. A leg begins
+// with what dm-raid writes there about the set, mirror_meta_bytes, and the volume's bytes follow.
+//
 // Invariants (make checks them): extents are used in order, each by one segment; the extents of a striped segment have
 // equal sizes, multiples of the chunk; growing only appends segments, so no byte ever moves.
 #pragma once
@@ -25,10 +28,13 @@ namespace weft::core {
 /// What a new volume gets: LVM's default stripe size (lvcreate(8), --stripesize).
 inline constexpr std::uint64_t chunk_default_bytes = 64 * 1024;
 inline constexpr std::uint32_t stripes_max = 16;
+/// What dm-raid has of a leg (dm-tables/core/volume_stack.hpp says why so much).
+inline constexpr std::uint64_t mirror_meta_bytes = 4 * 1024 * 1024;
 
 struct volume_layout {
     std::uint64_t chunk_bytes = chunk_default_bytes;  // a power of two >= 4096; of no use without stripes
     std::vector<std::uint32_t> stripes;               // extents of each segment, in order
+    bool mirrored = false;                            // device-mapper replicates; no segment has stripes
 
     friend bool operator==(const volume_layout&, const volume_layout&) = default;
 };
@@ -60,6 +66,7 @@ private:
         std::uint32_t stripes = 1;
     };
     std::uint64_t chunk_ = chunk_default_bytes;
+    std::uint64_t lead_ = 0;  // bytes of each extent that are not the volume's
     std::vector<segment> segments_;
 };
 

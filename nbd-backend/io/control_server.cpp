@@ -213,6 +213,8 @@ void control_server::handle_line(std::string_view line) {
         status_due_ = true;
     } else if (const auto* lease = std::get_if<core::lease_message>(&*message)) {
         handler_.on_lease(core::instant(static_cast<core::instant::rep>(lease->until_ns)));
+    } else if (const auto* leg = std::get_if<core::leg_message>(&*message)) {
+        handler_.on_leg(*leg);
     } else if (std::holds_alternative<core::detach_message>(*message)) {
         detached_told_ = false;
         handler_.on_detach();

@@ -30,6 +30,7 @@ public:
     /// Errors: invalid_argument when the extents are not the volume's.
     virtual weft::status on_members(const core::members_message& members) = 0;
     virtual void on_detach() = 0;
+    virtual void on_leg(const core::leg_message& leg) = 0;
     virtual void on_lease(core::instant until) = 0;
 
 protected:

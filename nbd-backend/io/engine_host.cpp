@@ -25,6 +25,8 @@ core::engine_config engine_config_of(std::uint32_t extent, const core::attach_co
     one.size_bytes = config.extents[extent].size_bytes;
     one.min_replicas = config.min_replicas;
     one.clean = config.clean;
+    one.legs = config.layout.mirrored;
+    one.device_lives = config.device_lives;
     one.policy = config.policy;
     for (const core::member_address& replica : config.extents[extent].replicas) one.members.push_back(replica.member);
     one.request_timeout = std::chrono::milliseconds(config.request_timeout_ms);
@@ -188,7 +190,7 @@ void engine_host::stop() {
     carry_out(driver::other, work);
 }
 
-void engine_host::submit(request_part& part, core::request what) {
+void engine_host::submit(request_part& part, core::request what, const replica_id& leg) {
     what.cookie = &part;
     drive(driver::submitter, [&](core::instant time, scratch& work) {
         // Not at every request: the other processors' copies of the line would have to go each time.
@@ -198,8 +200,11 @@ void engine_host::submit(request_part& part, core::request what) {
         part.next = outstanding_;
         if (outstanding_ != nullptr) outstanding_->previous = &part;
         outstanding_ = &part;
+        if (!leg.empty()) what.only = engine_.leg(leg);
         if (stopped_)
             finish(part, ESHUTDOWN, work);
+        else if (!leg.empty() && what.only == 0)
+            finish(part, EIO, work);
         else
             engine_.submit(what, time, work.actions);
     });
@@ -251,6 +256,23 @@ void engine_host::on_members(const core::extent_members& members, const core::en
         engine_.on_membership(all, time, work.actions);
         engine_.on_policy(policy, time, work.actions);
     });
+}
+
+void engine_host::on_leg(const replica_id& replica, core::leg_event what) {
+    drive(driver::other, [&](core::instant time, scratch& work) {
+        if (!stopped_) engine_.on_leg(replica, what, time, work.actions);
+    });
+}
+
+bool engine_host::has_leg(const replica_id& replica) {
+    const std::lock_guard lock(mutex_);
+    return engine_.leg(replica) != 0;
+}
+
+std::vector<replica_id> engine_host::legs() {
+    std::vector<replica_id> all;
+    for (const auto& slot : status().slots) all.push_back(slot.id);
+    return all;
 }
 
 void engine_host::on_lease(core::instant until) {

@@ -63,8 +63,9 @@ public:
     /// Stops the links, then ends every outstanding request with ESHUTDOWN; later ones end so at once. Idempotent.
     void stop();
 
-    /// One part of a request; its waiter learns the end. `what.cookie` is ignored.
-    void submit(request_part& part, core::request what);
+    /// One part of a request; its waiter learns the end. `what.cookie` is ignored. `leg`: of a mirrored volume, the
+    /// replica that it is for; EIO when that is not (any more) one of this extent.
+    void submit(request_part& part, core::request what, const replica_id& leg = {});
     /// Its thread, next: helps to get the answers of this extent while nobody else does. `waiter` must have no part on
     /// another extent. May return before it is done.
     void attend(const request_waiter& waiter) { poller_.attend(waiter); }
@@ -74,6 +75,9 @@ public:
     void on_proposal_result(std::uint64_t id, core::proposal_outcome outcome);
     /// Precondition: the size is the extent's.
     void on_members(const core::extent_members& members, const core::engine_policy& policy);
+    void on_leg(const replica_id& replica, core::leg_event what);
+    [[nodiscard]] bool has_leg(const replica_id& replica);
+    [[nodiscard]] std::vector<replica_id> legs();
     void on_lease(core::instant until);
     void detach();
     void tick();

@@ -16,6 +16,17 @@ namespace weft::io {
 namespace {
 
 constexpr std::string_view extent_prefix = "extent/";
+constexpr std::string_view leg_prefix = "leg/";
+
+/// An index below `count`, in its one spelling.
+std::optional<std::size_t> parse_index(std::string_view digits, std::size_t count) {
+    std::size_t n = 0;
+    const auto [end, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), n);
+    const bool one_spelling = digits.size() == 1 || (digits.size() > 1 && digits[0] != '0');
+    if (problem != std::errc{} || end != digits.data() + digits.size() || !one_spelling || n >= count)
+        return std::nullopt;
+    return n;
+}
 
 bool carries_data(core::op_kind kind) {
     return kind == core::op_kind::read || kind == core::op_kind::write;
@@ -97,21 +108,38 @@ void volume_server::stop() {
 
 result<volume_window> volume_server::find_export(std::string_view name) const {
     const shape& shown = now();
+    if (config_.layout.mirrored) return find_leg(name);
     if (name.empty() || name == "volume") return volume_window{std::nullopt, shown.map.size_bytes()};
     if (name.starts_with(extent_prefix)) {
-        const std::string_view digits = name.substr(extent_prefix.size());
-        std::size_t n = 0;
-        const auto [end, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), n);
-        const bool one_spelling = digits.size() == 1 || (digits.size() > 1 && digits[0] != '0');
-        if (problem == std::errc{} && end == digits.data() + digits.size() && one_spelling && n < shown.hosts.size())
-            return volume_window{n, shown.hosts[n]->size_bytes()};
+        const auto n = parse_index(name.substr(extent_prefix.size()), shown.hosts.size());
+        if (n) return volume_window{*n, shown.hosts[*n]->size_bytes()};
     }
     return error{errc::not_found, fmt::format("no such export; there are 'volume' and 'extent/0' to 'extent/{}'",
                                               shown.hosts.size() - 1)};
 }
 
+result<volume_window> volume_server::find_leg(std::string_view name) const {
+    const shape& shown = now();
+    const auto slash = name.rfind('/');
+    if (name.starts_with(leg_prefix) && slash >= leg_prefix.size()) {
+        const auto n = parse_index(name.substr(leg_prefix.size(), slash - leg_prefix.size()), shown.hosts.size());
+        const replica_id leg{std::string(name.substr(slash + 1))};
+        if (n && shown.hosts[*n]->has_leg(leg)) return volume_window{*n, shown.hosts[*n]->size_bytes(), leg};
+    }
+    return error{errc::not_found,
+                 "no such export; this volume is mirrored by the kernel, so there is no export of the volume itself, "
+                 "only 'leg/EXTENT/REPLICA' of its replicas"};
+}
+
 std::vector<std::string> volume_server::export_names() const {
-    std::vector<std::string> names{"volume"};
+    std::vector<std::string> names;
+    if (config_.layout.mirrored) {
+        for (std::size_t i = 0; i < now().hosts.size(); ++i)
+            for (const auto& leg : now().hosts[i]->legs())
+                names.push_back(fmt::format("{}{}/{}", leg_prefix, i, leg.str()));
+        return names;
+    }
+    names.emplace_back("volume");
     for (std::size_t i = 0; i < now().hosts.size(); ++i) names.push_back(fmt::format("{}{}", extent_prefix, i));
     return names;
 }
@@ -143,7 +171,8 @@ int volume_server::submit(request_waiter& waiter, const volume_window& window, c
         if (carries_data(what.kind) || !extend(pieces, run.extent, part)) pieces.push_back({run.extent, part});
     }
     auto& parts = waiter.prepare(pieces.size());
-    for (std::size_t i = 0; i < pieces.size(); ++i) served.hosts[pieces[i].extent]->submit(parts[i], pieces[i].request);
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+        served.hosts[pieces[i].extent]->submit(parts[i], pieces[i].request, window.leg);
     const bool one_extent = std::all_of(pieces.begin(), pieces.end(),
                                         [](const request_piece& one) { return one.extent == pieces.front().extent; });
     if (one_extent)
@@ -161,7 +190,7 @@ int volume_server::flush(request_waiter& waiter, const volume_window& window) {
     auto& parts = waiter.prepare(last - first + 1);
     core::request one;
     one.kind = core::op_kind::flush;
-    for (std::size_t i = first; i <= last; ++i) served.hosts[i]->submit(parts[i - first], one);
+    for (std::size_t i = first; i <= last; ++i) served.hosts[i]->submit(parts[i - first], one, window.leg);
     if (first == last)
         served.hosts[first]->attend(waiter);
     else
@@ -185,7 +214,8 @@ void volume_server::on_result(std::uint32_t extent, std::uint64_t proposal, core
 weft::status volume_server::grow(const core::members_message& members) {
     const auto& known = config_.layout.stripes;
     const auto& grown = members.layout.stripes;
-    if (members.layout.chunk_bytes != config_.layout.chunk_bytes || grown.size() <= known.size() ||
+    if (members.layout.chunk_bytes != config_.layout.chunk_bytes ||
+        members.layout.mirrored != config_.layout.mirrored || grown.size() <= known.size() ||
         !std::equal(known.begin(), known.end(), grown.begin()))
         return error{errc::invalid_argument, "its members have more extents, but not in segments after the known ones"};
     TRY_ASSIGN(auto map, core::volume_map::make(members.layout, sizes_of(members.extents)));
@@ -227,6 +257,11 @@ void volume_server::on_lease(core::instant until) {
         lease_ = until;
     }
     for (auto* host : now().hosts) host->on_lease(until);
+}
+
+void volume_server::on_leg(const core::leg_message& leg) {
+    const shape& served = now();
+    if (leg.extent < served.hosts.size()) served.hosts[leg.extent]->on_leg(leg.replica, leg.what);
 }
 
 void volume_server::on_detach() {

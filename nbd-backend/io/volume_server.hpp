@@ -2,7 +2,8 @@
 // All extents of one volume: cuts requests on the whole volume, or on one extent, into requests on engines; lets time
 // pass for them; answers weftd.
 //
-// An export shows the whole volume, laid out as core/volume_layout.hpp says, or one extent. NBD promises nothing about
+// An export shows the whole volume, laid out as core/volume_layout.hpp says, or one extent; of a mirrored volume, where
+// the kernel replicates, one replica of an extent as a leg, and nothing else. NBD promises nothing about
 // the atomicity of a request, so the parts of one that crosses extents run side by side.
 //
 // A volume grows while it is served: members with more extents than before add engines. What is served is a `shape`;
@@ -34,6 +35,7 @@ namespace weft::io {
 struct volume_window {
     std::optional<std::size_t> extent;  // none: the whole volume
     std::uint64_t size_bytes = 0;
+    replica_id leg = {};  // of a mirrored volume: the only replica that it shows
 };
 
 class volume_server final : private control_handler {
@@ -50,7 +52,8 @@ public:
     /// Idempotent; one thread at a time.
     void stop();
 
-    /// "" and "volume": everything; "extent/N". Errors: not_found, saying what there is.
+    /// "" and "volume": everything; "extent/N"; of a mirrored volume "leg/N/REPLICA" and no other. Errors: not_found,
+    /// saying what there is.
     [[nodiscard]] result<volume_window> find_export(std::string_view name) const;
     [[nodiscard]] std::vector<std::string> export_names() const;
     /// For people: what an export shows.
@@ -64,6 +67,7 @@ private:
     std::vector<core::engine_status> status() override;
     void on_result(std::uint32_t extent, std::uint64_t proposal, core::proposal_outcome outcome) override;
     weft::status on_members(const core::members_message& members) override;
+    void on_leg(const core::leg_message& leg) override;
     void on_detach() override;
     void on_lease(core::instant until) override;
 
@@ -74,6 +78,7 @@ private:
     };
     [[nodiscard]] const shape& now() const noexcept { return *shape_.load(std::memory_order_acquire); }
     void publish(core::volume_map map);
+    [[nodiscard]] result<volume_window> find_leg(std::string_view name) const;
     weft::status grow(const core::members_message& members);
     int flush(request_waiter& waiter, const volume_window& window);
 

@@ -105,6 +105,7 @@ json::value to_json(const volume_view& view) {
                         {"created_at", record.created_at},
                         {"chunk_bytes", record.layout.chunk_bytes},
                         {"stripes", json::value_from(record.layout.stripes)},
+                        {"layout", record.layout.mirrored ? "mirrored" : "striped"},
                         {"extents", std::move(extents)},
                         {"mountpoint", view.mountpoint},
                         {"health", view.health},

@@ -67,7 +67,7 @@ void add_command_options(options::options_description& all, verb what) {
             "provisioning", options::value<std::string>())("checksums", options::value<std::string>())(
             "on-full", options::value<std::string>())("resync-rate", options::value<std::string>())(
             "scrub-every", options::value<std::string>())("stripes", options::value<std::string>())(
-            "opt", options::value<std::vector<std::string>>());
+            "layout", options::value<std::string>())("opt", options::value<std::vector<std::string>>());
     if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
     if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
     if (what == verb::volume_scrub) all.add_options()("wait", "");
@@ -99,7 +99,7 @@ void add_pair(std::string_view what, const std::string& pair, std::map<std::stri
 
 void read_create_options(const options::variables_map& given, invocation& run) {
     for (const char* key : {"size", "replicas", "fs", "min-replicas", "provisioning", "checksums", "on-full",
-                            "resync-rate", "scrub-every", "stripes"})
+                            "resync-rate", "scrub-every", "stripes", "layout"})
         if (given.count(key) != 0) add_option(run.options, key, given[key].as<std::string>());
     if (given.count("opt") == 0) return;
     for (const std::string& pair : given["opt"].as<std::vector<std::string>>()) add_pair("--opt ", pair, run.options);

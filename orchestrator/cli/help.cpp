@@ -92,6 +92,8 @@ const std::vector<command_help>& commands() {
          "  --size SIZE           such as 10GiB, 512m or a number of bytes (default 10GiB)\n"
          "  --replicas N          copies on different nodes, 1 to 3 (default 2)\n"
          "  --stripes N           side by side over N extents on different drives, 1 to 16 (default 1)\n"
+         "  --layout WHAT         striped (default) or mirrored: device-mapper's raid1 keeps the copies equal, not "
+         "Weft\n"
          "  --min-replicas N      writes wait rather than go on with fewer up-to-date copies (default 1)\n"
          "  --fs TYPE             ext4 (default) or xfs\n"
          "  --provisioning WHEN   thin (default: space is taken as it is written) or thick (all of it at once: no "

@@ -37,6 +37,11 @@ status apply_stripes(create_options& options, const std::string& text) {
     return ok();
 }
 
+status apply_layout(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.mirrored, parse_layout(text));
+    return ok();
+}
+
 status apply_min_replicas(create_options& options, const std::string& text) {
     TRY_ASSIGN(options.min_replicas, parse_count("min-replicas", text));
     return ok();
@@ -81,15 +86,11 @@ struct known_option {
 
 constexpr known_option known_options[] = {
     // sorted: this is how the error lists them
-    {"checksums", apply_checksums},
-    {"fs", apply_fs},
-    {"min-replicas", apply_min_replicas},
-    {"on-full", apply_on_full},
-    {"provisioning", apply_provisioning},
-    {"replicas", apply_replicas},
-    {"resync-rate", apply_resync_rate},
-    {"scrub-every", apply_scrub_every},
-    {"size", apply_size},
+    {"checksums", apply_checksums},     {"fs", apply_fs},
+    {"layout", apply_layout},           {"min-replicas", apply_min_replicas},
+    {"on-full", apply_on_full},         {"provisioning", apply_provisioning},
+    {"replicas", apply_replicas},       {"resync-rate", apply_resync_rate},
+    {"scrub-every", apply_scrub_every}, {"size", apply_size},
     {"stripes", apply_stripes},
 };
 
@@ -98,6 +99,18 @@ error unknown_option(std::string_view option) {
     for (const auto& known : known_options) list += fmt::format("{}{}", list.empty() ? "" : ", ", known.name);
     return error{errc::invalid_argument,
                  fmt::format("unknown option '{}'; the options are: {}", printable(option), list)};
+}
+
+/// The legs are device-mapper's: it knows no minimum of them, and gives up one that says that it is full.
+status check_mirrored(const create_options& options) {
+    if (!options.mirrored) return ok();
+    if (options.stripes > 1) return bad_option("stripes", "a mirrored volume has no stripes; leave one of the two out");
+    if (options.replicas < 2) return bad_option("replicas", "a mirrored volume has at least 2 legs");
+    if (options.min_replicas > 1)
+        return bad_option("min-replicas", "a mirrored volume goes on with one leg; use layout=striped to have it wait");
+    if (options.on_full != core::full_policy::hold)
+        return bad_option("on-full", "a mirrored volume can only hold writes that find a drive full");
+    return ok();
 }
 
 /// What no option can know alone.
@@ -109,7 +122,7 @@ status check_together(const create_options& options) {
     if (options.min_replicas > options.replicas)
         return bad_option("min-replicas", fmt::format("{} is more than the volume's replicas ({})",
                                                       options.min_replicas, options.replicas));
-    return ok();
+    return check_mirrored(options);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // The options of `docker volume create -o key=value` and `weft volume create`, parsed and checked.
 //
 //   size          bytes, or with a suffix (10GiB, 512m); default 10 GiB; rounded up to a whole MiB per stripe
+//   layout        striped (default) | mirrored: device-mapper's raid1 replicates instead of Weft's engine
 //   stripes       1..16, default 1: side by side over that many extents, on different drives
 //   replicas      1..3, default 2
 //   min-replicas  1..replicas, default 1: writes wait rather than go on with fewer up-to-date replicas
@@ -35,6 +36,7 @@ inline constexpr std::uint64_t xfs_size_min_bytes = 300 * mib;  // mkfs.xfs(8) s
 
 struct create_options {
     std::uint64_t size_bytes = volume_size_default_bytes;  // multiple of volume_size_unit_bytes * stripes
+    bool mirrored = false;
     std::uint32_t stripes = 1;
     std::uint32_t replicas = 2;
     std::uint32_t min_replicas = 1;

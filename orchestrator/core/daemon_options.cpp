@@ -196,9 +196,10 @@ status take_attach(const settings& from, attach_way& target) {
 status take_device_scope(const settings& from, std::string& target) {
     const auto value = from.text("device-scope");
     if (!value) return ok();
-    const bool good = value->size() <= 16 && std::all_of(value->begin(), value->end(), [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
-    });
+    const bool good =
+        value->size() <= 16 && std::all_of(value->begin(), value->end(), [](char c) {
+            return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+        });
     if (!good) return bad("device-scope", *value, "write at most 16 letters, digits, '_' and '.'");
     target = *value;
     return ok();

@@ -32,7 +32,8 @@ result<extent_split> split_growth(const volume_record& record, std::uint64_t siz
     if (size_bytes == record.size_bytes) return extent_split{};
     const std::uint32_t stripes = record.layout.stripes.back();
     const std::uint64_t unit = volume_size_unit_bytes * stripes;
-    return split_extents((size_bytes - record.size_bytes + unit - 1) / unit * unit, extent_bytes, stripes);
+    return split_extents((size_bytes - record.size_bytes + unit - 1) / unit * unit, extent_bytes, stripes,
+                         record.layout.mirrored);
 }
 
 result<volume_record> begin_growth(volume_record record, std::uint64_t from_bytes, growth_record growth) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "orchestrator/core/maintenance.hpp"
+#include "orchestrator/core/mirror.hpp"
 
 namespace weft {
 
@@ -63,7 +64,10 @@ private:
         }
         for (const auto& one : extent.replicas) {
             const std::string why = missing(one, look_.overdue);
-            if (why.empty()) continue;
+            if (why.empty()) {
+                if (is_renewable(record, one) && is_present(one, look_.view, look_.alive)) renew(record, number, one);
+                continue;
+            }
             if (is_good(one))
                 consider_demotion(record, number, one, why, good);
             else
@@ -99,6 +103,13 @@ private:
                 drive.replicas += 1;
             }
         plan_.replacements.push_back({record.name, record.id, number, old, std::move(*found), why});
+    }
+
+    /// In the same place, which holds already what it takes.
+    void renew(const volume_record& record, std::size_t number, const replica_record& one) {
+        if (plan_.replacements.size() >= replacements_max) return;
+        plan_.replacements.push_back(
+            {record.name, record.id, number, one, {one.drive, one.node}, "it missed writes, and a leg is filled anew"});
     }
 
     void report_no_source(const volume_record& record, std::size_t number) {

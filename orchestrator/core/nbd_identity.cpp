@@ -39,7 +39,9 @@ result<std::string> encode_nbd_identity(const nbd_identity& identity) {
     if (!is_uuid(identity.volume.str())) return not_ours(identity.volume.str(), "its volume id is no UUID");
     TRY_ASSIGN(std::string text, nbd_identity_prefix(identity.scope, identity.volume));
     text += std::to_string(identity.extent);
-    return text;
+    if (identity.leg.empty()) return text;
+    if (!is_uuid(identity.leg.str())) return not_ours(identity.leg.str(), "its replica id is no UUID");
+    return text + ":" + identity.leg.str();
 }
 
 result<nbd_identity> decode_nbd_identity(std::string_view text) {
@@ -48,8 +50,10 @@ result<nbd_identity> decode_nbd_identity(std::string_view text) {
     nbd_identity identity;
     identity.scope = cut_field(rest);
     identity.volume = volume_id{std::string(cut_field(rest))};
-    const char* const end = rest.data() + rest.size();
-    const auto [stop, failure] = std::from_chars(rest.data(), end, identity.extent);
+    const std::string_view extent = cut_field(rest);
+    const char* const end = extent.data() + extent.size();
+    const auto [stop, failure] = std::from_chars(extent.data(), end, identity.extent);
+    identity.leg = replica_id{std::string(rest)};
     if (failure != std::errc{} || stop != end) return not_ours(text, "its extent is no number below 65536");
     TRY_ASSIGN(const std::string again, encode_nbd_identity(identity));
     if (again != text) return not_ours(text, fmt::format("it would be written '{}'", again));

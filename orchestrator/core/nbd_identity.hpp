@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mark by which Weft knows its own nbd devices: "weft:<scope>:<volume id>:<extent>".
+// The mark by which Weft knows its own nbd devices: "weft:<scope>:<volume id>:<extent>[:<replica id>]".
 //
 // The kernel keeps it with the device (NBD_ATTR_BACKEND_IDENTIFIER, Linux 5.14), shows it in /sys/block/nbdN/backend
 // and refuses a reconfigure that names another one. So nothing has to be remembered outside the kernel, and a device
 // that does not carry a mark of ours is never touched.
 //   scope   who owns it: a node's name (check_node_name), since several weftds may run on one machine
 //   extent  0..65535, decimal, no leading zeros: one text per device, so that equal devices have equal texts
+//   replica  of a mirrored volume, whose devices are legs: which one. A leg that is filled anew is another replica, so
+//           a device never comes to show another content than the one that the kernel knows it with
 // decode(encode(x)) = x; nothing else decodes. Pure; any thread.
 #pragma once
 
@@ -22,6 +24,7 @@ struct nbd_identity {
     std::string scope;
     volume_id volume;
     std::uint16_t extent = 0;  // index in the volume's list of extents
+    replica_id leg = {};       // empty: the device is the extent
 
     friend bool operator==(const nbd_identity&, const nbd_identity&) = default;
 };

@@ -48,6 +48,10 @@ result<std::uint32_t> parse_stripes(std::string_view text) {
     return parse_up_to("stripes", text, core::stripes_max);
 }
 
+result<bool> parse_layout(std::string_view text) {
+    return parse_either("layout", text, "striped", "mirrored");
+}
+
 result<bool> parse_provisioning(std::string_view text) {
     return parse_either("provisioning", text, "thin", "thick");
 }

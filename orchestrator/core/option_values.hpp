@@ -3,6 +3,7 @@
 //
 //   counts        1..replicas_max, decimal
 //   stripes       1..stripes_max, decimal
+//   layout        striped | mirrored
 //   provisioning  thin | thick
 //   checksums     on | off
 //   on-full       hold | fail
@@ -33,6 +34,8 @@ error bad_option(std::string_view option, std::string_view problem);
 
 result<std::uint32_t> parse_count(std::string_view option, std::string_view text);
 result<std::uint32_t> parse_stripes(std::string_view text);
+/// True for mirrored.
+result<bool> parse_layout(std::string_view text);
 /// True for thick.
 result<bool> parse_provisioning(std::string_view text);
 /// True for on.

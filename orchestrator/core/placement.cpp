@@ -272,13 +272,14 @@ result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, co
     return no_place(pool, alive, extent.size_bytes, 1, taken, avoid, thick);
 }
 
-extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes) {
+extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes,
+                           bool mirrored) {
     INVARIANT(volume_bytes > 0 && extent_bytes > 0 && stripes > 0 && volume_bytes % stripes == 0,
               "split {} into {} with {} stripes", volume_bytes, extent_bytes, stripes);
     extent_split split;
     for (std::uint64_t left = volume_bytes / stripes; left > 0;) {
         const std::uint64_t size = std::min(left, extent_bytes);
-        split.sizes.insert(split.sizes.end(), stripes, size);
+        split.sizes.insert(split.sizes.end(), stripes, size + (mirrored ? core::mirror_meta_bytes : 0));
         split.stripes.push_back(stripes);
         left -= size;
     }

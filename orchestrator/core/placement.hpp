@@ -65,11 +65,13 @@ result<placed_replica> place_replacement(const std::vector<pool_drive>& pool, co
                                          const extent_record& extent, const std::set<drive_id>& avoid, bool thick);
 
 /// The extents of a new volume, or of what it grows by: segments of `stripes` extents of `extent_bytes`; those of the
-/// last one share what is left. All > 0, `volume_bytes` a multiple of `stripes`.
+/// last one share what is left. All > 0, `volume_bytes` a multiple of `stripes`. Mirrored: one stripe, and every extent
+/// has room for what device-mapper writes of the set.
 struct extent_split {
     std::vector<std::uint64_t> sizes;    // bytes of each extent
     std::vector<std::uint32_t> stripes;  // extents of each segment
 };
-extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes);
+extent_split split_extents(std::uint64_t volume_bytes, std::uint64_t extent_bytes, std::uint32_t stripes,
+                           bool mirrored = false);
 
 }  // namespace weft

@@ -64,6 +64,10 @@ result<volume_record> change_policy(volume_record record, const policy_change& c
     if (record.min_replicas > record.replicas_wanted)
         return bad_option("min-replicas", fmt::format("{} is more than the volume's replicas ({})", record.min_replicas,
                                                       record.replicas_wanted));
+    if (record.layout.mirrored && record.min_replicas > 1)
+        return bad_option("min-replicas", "the volume is mirrored by device-mapper, which goes on with one leg");
+    if (record.layout.mirrored && record.on_full != core::full_policy::hold)
+        return bad_option("on-full", "the volume is mirrored, and can only hold writes that find a drive full");
     const std::uint64_t good = fewest_up_to_date(record);
     if (record.min_replicas > before && good < record.min_replicas)
         return error{errc::no_quorum,

@@ -15,6 +15,12 @@ bool any_volume_unreadable(const cluster_view& view) {
                        [](const auto& entry) { return entry.first.starts_with("volumes/"); });
 }
 
+bool is_serving(const volume_record& record, const std::vector<core::engine_status>& engines) {
+    return engines.size() == record.extents.size() &&
+           std::all_of(engines.begin(), engines.end(),
+                       [](const core::engine_status& one) { return one.state == core::engine_state::serving; });
+}
+
 void plan_attachment(std::vector<action>& plan, const cluster_view& view, const observed_node& observed,
                      const observed_attachment& seen) {
     if (seen.at_work) return;
@@ -40,6 +46,9 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
     }
     if (seen.server_alive && !seen.failed && seen.device_bytes > 0 && seen.device_bytes < record.size_bytes)
         plan.emplace_back(grow_device{seen.id, record.name});
+    if (record.layout.mirrored && seen.server_alive && !seen.failed && is_serving(record, seen.engines) &&
+        (seen.wanted || seen.held || record.maintenance) && seen.legs != legs_of(record, seen.engines))
+        plan.emplace_back(follow_legs{seen.id, record.name});
     if (seen.wanted || seen.held) return;
     if (record.maintenance && seen.server_alive && !seen.failed) return;  // volume_maintenance ends it
     if (seen.server_alive && !seen.failed)
@@ -137,6 +146,9 @@ struct describer {
     }
     std::string operator()(const grow_device& a) const {
         return fmt::format("let the device of volume {} grow", a.volume);
+    }
+    std::string operator()(const follow_legs& a) const {
+        return fmt::format("give the set of volume {} the legs that it is to have", a.volume);
     }
     std::string operator()(const abandon_writer& a) const {
         return fmt::format("give up volume {}, which is not attached here", a.volume);

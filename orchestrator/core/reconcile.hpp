@@ -14,12 +14,14 @@
 //   - A damaged record is neither present nor absent: nothing is done to anything that it might be about.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "orchestrator/core/cluster_view.hpp"
+#include "orchestrator/core/mirror.hpp"
 
 namespace weft {
 
@@ -33,6 +35,8 @@ struct observed_attachment {
     bool held = false;               // another mount namespace holds its file system
     bool waits = false;              // its block device waits for the next volume server instead of failing
     std::uint64_t device_bytes = 0;  // of its block device, if that can grow while it is used
+    std::optional<leg_table> legs;   // mirrored: those that the set was given; none: not known
+    std::vector<core::engine_status> engines;  // as its volume server said last
     bool at_work = false;            // a call works on it at this moment: it is here, and nothing else is known
 };
 
@@ -92,6 +96,11 @@ struct grow_device {
     volume_id id;
     std::string volume;
 };
+/// Mirrored: device-mapper's set has other legs than the record says.
+struct follow_legs {
+    volume_id id;
+    std::string volume;
+};
 /// The record names us as the writer and nothing is here: a reboot, or a kill between the record and the deed.
 struct abandon_writer {
     std::string volume;
@@ -100,7 +109,7 @@ struct abandon_writer {
 };
 
 using action = std::variant<start_server, stop_server, create_replica, delete_replica, detach_unused, tear_down_fenced,
-                            tear_down_dead, replace_server, grow_device, abandon_writer>;
+                            tear_down_dead, replace_server, grow_device, follow_legs, abandon_writer>;
 
 /// May a new volume server of this node take the place of the one that had `epoch` here? Not when there was, or could
 /// have been, another writer since: then the device's users have read what is not true any more. The record is one

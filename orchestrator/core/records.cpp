@@ -34,10 +34,10 @@ result<std::string> checked_text(const json::object& object, std::string_view fi
 }
 
 json::object to_json(const replica_record& replica) {
-    return {{"id", replica.id.str()},          {"node", replica.node.str()},
-            {"drive", replica.drive.str()},    {"state", to_string(replica.state)},
-            {"created", replica.created},      {"born_equal", replica.born_equal},
-            {"recovering", replica.recovering}};
+    return {{"id", replica.id.str()},           {"node", replica.node.str()},
+            {"drive", replica.drive.str()},     {"state", to_string(replica.state)},
+            {"created", replica.created},       {"born_equal", replica.born_equal},
+            {"recovering", replica.recovering}, {"leg", replica.leg}};
 }
 
 json::object to_json(const extent_record& extent) {
@@ -54,8 +54,9 @@ json::object to_json(const growth_record& growth) {
 
 result<replica_record> decode_replica(const json::value& value) {
     if (!value.is_object()) return fields::wrong("replicas", "has an element that is not an object");
-    const auto& object = value.get_object();
-    TRY(fields::expect_fields(object, {"id", "node", "drive", "state", "created", "born_equal", "recovering"}));
+    json::object object = value.get_object();
+    if (!object.contains("leg")) object["leg"] = 0;  // of a Weft that could not mirror
+    TRY(fields::expect_fields(object, {"id", "node", "drive", "state", "created", "born_equal", "recovering", "leg"}));
     replica_record replica;
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
     replica.id = replica_id{std::move(id)};
@@ -68,6 +69,8 @@ result<replica_record> decode_replica(const json::value& value) {
     TRY_ASSIGN(replica.created, fields::boolean(object, "created"));
     TRY_ASSIGN(replica.born_equal, fields::boolean(object, "born_equal"));
     TRY_ASSIGN(replica.recovering, fields::boolean(object, "recovering"));
+    TRY_ASSIGN(const auto leg, fields::number(object, "leg", replicas_per_extent_max - 1));
+    replica.leg = static_cast<std::uint32_t>(leg);
     return replica;
 }
 
@@ -150,10 +153,11 @@ status decode_policy(const json::object& object, volume_record& record) {
     return ok();
 }
 
-/// A record of a Weft that could not stripe says nothing of a layout: every extent was a segment by itself, and none
-/// was about to come.
+/// A record of a Weft that could not stripe or mirror says nothing of a layout: every extent was a segment by itself,
+/// and none was about to come.
 json::object with_layout(json::object object) {
     if (!object.contains("growth")) object["growth"] = to_json(growth_record{});
+    if (!object.contains("mirrored")) object["mirrored"] = false;
     if (object.contains("stripes") || object.contains("chunk_bytes")) return object;
     const auto* extents = object.if_contains("extents");
     if (extents == nullptr || !extents->is_array()) return object;
@@ -171,7 +175,7 @@ result<volume_record> decode_volume_object(const json::object& stored) {
                                        "thick",         "checksums",    "on_full",         "resync_rate",
                                        "scrub_every_s", "scrub_wanted", "scrub_finished",  "scrubbed_at",
                                        "scrub_report",  "created_at",   "chunk_bytes",     "stripes",
-                                       "extents",       "growth"}));
+                                       "extents",       "growth",       "mirrored"}));
     volume_record record;
     TRY_ASSIGN(record.name, checked_text(object, "name", check_volume_name));
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
@@ -186,6 +190,7 @@ result<volume_record> decode_volume_object(const json::object& stored) {
     TRY_ASSIGN(record.created_at, fields::text(object, "created_at"));
     TRY_ASSIGN(record.layout.chunk_bytes, fields::number(object, "chunk_bytes"));
     TRY_ASSIGN(record.layout.stripes, decode_stripes(object));
+    TRY_ASSIGN(record.layout.mirrored, fields::boolean(object, "mirrored"));
     TRY_ASSIGN(record.extents, decode_extents(object));
     TRY_ASSIGN(record.growth, decode_growth(object));
     TRY(check(record));
@@ -272,6 +277,16 @@ status check_extent(const extent_record& extent, std::size_t index) {
     return ok();
 }
 
+/// Of a mirrored volume: each replica has a place of its own in the set.
+status check_legs(const extent_record& extent, std::size_t index, std::uint32_t legs) {
+    std::set<std::uint32_t> taken;
+    for (const auto& replica : extent.replicas)
+        if (replica.leg >= legs || !taken.insert(replica.leg).second)
+            return error{errc::corrupt, fmt::format("extent {}: leg {} of {} is out of range or taken twice", index,
+                                                    replica.leg, legs)};
+    return ok();
+}
+
 }  // namespace
 
 std::string_view to_string(fs_type fs) noexcept {
@@ -324,6 +339,7 @@ std::string encode(const volume_record& record) {
                                         {"created_at", record.created_at},
                                         {"chunk_bytes", record.layout.chunk_bytes},
                                         {"stripes", json::value_from(record.layout.stripes)},
+                                        {"mirrored", record.layout.mirrored},
                                         {"extents", std::move(extents)},
                                         {"growth", to_json(record.growth)}});
 }
@@ -383,6 +399,11 @@ status check(const volume_record& record) {
         record.replicas_wanted > replicas_wanted_max)
         return broken(fmt::format("1 <= min_replicas ({}) <= replicas_wanted ({}) <= {} does not hold",
                                   record.min_replicas, record.replicas_wanted, replicas_wanted_max));
+    if (record.layout.mirrored && (record.replicas_wanted < 2 || record.min_replicas > 1))
+        return broken(
+            fmt::format("it is mirrored, with {} legs and at least {}", record.replicas_wanted, record.min_replicas));
+    if (record.layout.mirrored && record.on_full != core::full_policy::hold)
+        return broken("it is mirrored, and its writes fail on a full drive");
     if (record.extents.empty()) return broken("it has no extents");
     std::set<replica_id> ids;
     std::vector<std::uint64_t> sizes;
@@ -391,6 +412,9 @@ status check(const volume_record& record) {
         const auto& extent = *extents[i];
         if (const auto good = check_extent(extent, i); good.has_error()) return broken(good.error().text);
         sizes.push_back(extent.size_bytes);
+        if (record.layout.mirrored)
+            if (const auto good = check_legs(extent, i, record.replicas_wanted); good.has_error())
+                return broken(good.error().text);
         for (const auto& replica : extent.replicas)
             if (!ids.insert(replica.id).second)
                 return broken(fmt::format("two replicas have the id {}", printable(replica.id.str())));

@@ -5,6 +5,8 @@
 // checked by `check` after every decode and before every commit:
 //   - `layout` is one of `extents` (core::volume_map), and their size is the volume's;
 //   - `growth` is what will be appended to extents and layout; nothing uses it before all its replicas' files exist;
+//   - mirrored: the replicas of an extent have distinct legs, below replicas_wanted; min_replicas is 1 (device-mapper goes on with one leg), replicas_wanted at least 2, and a full drive
+//     holds writes: a leg that fails one has to be recorded first (R4);
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
 //   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer;
@@ -31,6 +33,7 @@ struct replica_record {
     replica_state state = replica_state::inconsistent;
     bool created = false;    // its files exist on the drive
     bool born_equal = true;  // created with a new extent (clean, all holes); false: added later (R6: every bit set)
+    std::uint32_t leg = 0;   // mirrored: its place in device-mapper's set, which it keeps
     bool recovering =
         false;  // up_to_date, but its host forgot writes: no source until it was made equal (core::proposal)
 };

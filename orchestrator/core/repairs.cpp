@@ -30,6 +30,15 @@ std::string describe(const volume_record& record, const replica_record& replica)
                        printable(replica.node.str()));
 }
 
+/// The lowest place in the set that none but the last of these has.
+std::uint32_t free_leg(const std::vector<replica_record>& replicas) {
+    std::uint32_t leg = 0;
+    while (std::any_of(replicas.begin(), std::prev(replicas.end()),
+                       [&](const replica_record& one) { return one.leg == leg; }))
+        ++leg;
+    return leg;
+}
+
 }  // namespace
 
 result<volume_record> replace_replica(volume_record record, std::size_t extent, const std::optional<replica_id>& old,
@@ -59,6 +68,7 @@ result<volume_record> replace_replica(volume_record record, std::size_t extent, 
         if (one.node == fresh.node || one.drive == fresh.drive)
             return error{errc::conflict, describe(record, one) + " is there already"};
     replicas.push_back(fresh);
+    replicas.back().leg = record.layout.mirrored ? free_leg(replicas) : 0;
     replicas.back().state = replica_state::inconsistent;
     replicas.back().created = false;
     replicas.back().born_equal = false;

@@ -24,9 +24,12 @@ constexpr std::chrono::seconds step_down_wait{20};         // each step down tha
 constexpr std::chrono::seconds maintenance_flush_wait{2};  // a mount may be waiting behind it
 constexpr std::chrono::seconds end_grace{2};               // between SIGTERM and SIGKILL of a volume server
 
-volume_shape shape_of(const volume_record& record) {
-    volume_shape shape{record.name, record.id, record.layout, {}};
+volume_shape shape_of(const volume_record& record, const attachment& of) {
+    volume_shape shape{record.name, record.id, record.layout};
     for (const auto& extent : record.extents) shape.extent_sizes.push_back(extent.size_bytes);
+    const auto link = of.current_link();
+    shape.legs = legs_of(record, link ? link->latest() : std::vector<core::engine_status>{});
+    shape.resync_rate = record.resync_rate;
     return shape;
 }
 
@@ -114,7 +117,7 @@ status attach_steps::grow_device(attachment& of, const volume_record& record) {
         note_device(of);
         return ok();
     }
-    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record), device_wait));
+    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
     WEFT_CRASH_POINT("grow.device-grown");
     if (!before.mount_points.empty()) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
     WEFT_CRASH_POINT("grow.filesystem-grown");
@@ -123,6 +126,52 @@ status attach_steps::grow_device(attachment& of, const volume_record& record) {
                          fmt::format("its device has {} now{}", render_size(record.size_bytes),
                                      before.mount_points.empty() ? "" : ", and so has its file system"));
     note_device(of);
+    return ok();
+}
+
+status attach_steps::follow_legs(attachment& of, const volume_record& record) {
+    const auto link = of.current_link();
+    if (!record.layout.mirrored || !link || link->epoch() != record.epoch || link->exited() || link->failed() ||
+        link->detaching() || link->latest().size() != record.extents.size())
+        return ok();
+    const auto shape = shape_of(record, of);
+    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape, device_wait));
+    WEFT_CRASH_POINT("legs.followed");
+    note_device(of);
+    {
+        const std::lock_guard lock(of.state);
+        of.legs = shape.legs;
+    }
+    return tell_legs(of, shape);
+}
+
+void attach_steps::look_at_legs(attachment& of) {
+    volume_shape shape;
+    {
+        const std::lock_guard lock(of.state);
+        if (!of.legs || !any_rebuilding(*of.legs)) return;
+        shape = {of.name, of.id, {}, {}, *of.legs};
+    }
+    if (const auto told = tell_legs(of, shape); told.has_error())
+        log(log_level::warning, "legs", "cannot be looked at",
+            {{"volume", of.volume_name()}, {"error", told.error().text}});
+}
+
+/// What the engine must know it is told until the record shows it: it may have a reason not to act on it now.
+status attach_steps::tell_legs(attachment& of, const volume_shape& shape) {
+    const auto link = of.current_link();
+    if (!link) return ok();
+    TRY_ASSIGN(const auto reports, devices_.legs(shape));
+    std::map<replica_id, std::uint64_t> progress;
+    bool told = false;
+    for (const auto& one : reports) {
+        progress[one.replica] = one.done_bytes;
+        if (!one.event) continue;
+        link->tell_leg({one.extent, one.replica, *one.event});
+        told = true;
+    }
+    link->set_leg_progress(std::move(progress));
+    if (told) of.look_at_legs_again();
     return ok();
 }
 
@@ -179,6 +228,7 @@ result<core::attach_config> attach_steps::config_for(const volume_record& before
 
 status attach_steps::launch_server(attachment& of, const volume_record& before, const volume_record& now) {
     TRY_ASSIGN(auto config, config_for(before, now));
+    config.device_lives = now.layout.mirrored && waits_for_server(of);
     const auto server =
         start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
     if (server.has_error()) return server.error().within("start the volume server");
@@ -291,7 +341,8 @@ result<volume_record> attach_steps::replace_server(attachment& of, const std::st
     // Should what follows fail half-way, with the new server running: the device is looked at until it has its sockets.
     of.look_at_device_again();
     TRY(start_server(of, before, now));
-    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now), device_wait));
+    TRY_ASSIGN(now, with_legs_of_today(std::move(now)));
+    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now, of), device_wait));
     WEFT_CRASH_POINT("replace.connected");
     note_device(of);
     env_.events.emit(
@@ -317,14 +368,33 @@ result<volume_record> attach_steps::begin_maintenance(attachment& of, const std:
     return launched.error();
 }
 
-result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& record) {
+/// Fencing may have found that a leg is outdated (R2), and only the record says so.
+result<volume_record> attach_steps::with_legs_of_today(volume_record record) {
+    if (!record.layout.mirrored) return record;
+    TRY_ASSIGN(auto held, env_.records.read(record.name));
+    if (!held || held->record.id != record.id)
+        return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", record.name)};
+    if (held->record.epoch != record.epoch)
+        return error{errc::stale_epoch, fmt::format("volume '{}' has another writer by now", record.name)};
+    return std::move(held->record);
+}
+
+result<std::string> attach_steps::ensure_device(attachment& of, const volume_record& as_attached) {
+    TRY_ASSIGN(const auto record, with_legs_of_today(as_attached));
+    auto device = devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(record, of), device_wait);
+    note_device(of);
+    return device;
+}
+
+result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& as_attached) {
+    TRY_ASSIGN(const auto record, with_legs_of_today(as_attached));
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
     TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
     if (!seen.usable && !seen.devices.empty()) {
         // What carried the device is gone from under it: I/O there has failed, only a new stack helps.
         TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, true}));
     }
-    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record), device_wait));
+    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
     WEFT_CRASH_POINT("mount.device-made");
     if (seen.mount_points.empty() || !seen.usable) {
         const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
@@ -416,6 +486,9 @@ status attach_steps::end_maintenance(attachment& of, const std::string& why) {
     const std::string name = of.volume_name();
     if (!link || link->exited() || link->failed()) return detach(of);
     WEFT_CRASH_POINT("repair.ending");
+    // A mirrored volume is repaired by its set.
+    TRY(devices_.teardown(paths_of(env_.options.runtime_dir, of.id), of.id,
+                          {mount_target(of.id), step_down_wait, false}));
     auto ended = flush_and_release(of, name, link->epoch(), maintenance_flush_wait, why);
     if (ended.has_value() || ended.error().code != errc::timed_out) return ended;
     TRY(take_apart(of));

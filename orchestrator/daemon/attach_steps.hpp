@@ -62,11 +62,20 @@ public:
     /// after any failure.
     status grow_device(attachment& of, const volume_record& record);
 
+    /// Mirrored: device-mapper's set gets the legs that the record says, made if it is not there, and the engine is told
+    /// what the set says of them. Success also when there was nothing to do. May be repeated after any failure.
+    status follow_legs(attachment& of, const volume_record& record);
+    /// Mirrored: the progress of legs that are being rebuilt, and whether they are done. Never waits for I/O.
+    void look_at_legs(attachment& of);
+
     /// Becomes the writer for repair only (transitions' attach_for_maintenance, decided by `still_wanted`) and starts
     /// the volume server, without waiting until it serves. A failure leaves nothing of this call behind. Errors: those
     /// of `still_wanted`; unavailable; the store's.
     result<volume_record> begin_maintenance(attachment& of, const std::string& name,
                                             const volume_records::decision& still_wanted);
+
+    /// The block device alone, for an administrator. Errors: as volume_devices::attach.
+    result<std::string> ensure_device(attachment& of, const volume_record& record);
 
     /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system found there
     /// must not be touched; io_failed, timed_out.
@@ -105,6 +114,8 @@ private:
     status flush_and_release(attachment& of, const std::string& name, std::uint64_t epoch,
                              std::chrono::milliseconds patience, const std::string& told);
     void note_device(attachment& of);
+    result<volume_record> with_legs_of_today(volume_record record);
+    status tell_legs(attachment& of, const volume_shape& shape);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);

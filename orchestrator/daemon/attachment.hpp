@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "orchestrator/core/mirror.hpp"
 #include "orchestrator/core/mount_refs.hpp"
 #include "orchestrator/daemon/control_link.hpp"
 
@@ -38,6 +39,7 @@ struct attachment {
     bool administrative = false;
     bool dockerd_restarted = false;  // and `refs` do not say so yet
     std::uint64_t device_bytes = 0;  // of a device that can grow while it is used; 0: none, 1: not looked at yet
+    std::optional<leg_table> legs;   // mirrored: those that the set was given last; none: to be looked at
     std::string mountpoint;          // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 
@@ -45,6 +47,11 @@ struct attachment {
     void look_at_device_again() {
         const std::lock_guard lock(state);
         if (device_bytes > 0) device_bytes = 1;
+    }
+    /// The next pass of the reconciler compares the set with the record, and tells the engine what it says.
+    void look_at_legs_again() {
+        const std::lock_guard lock(state);
+        legs.reset();
     }
     [[nodiscard]] bool used() const {
         const std::lock_guard lock(state);

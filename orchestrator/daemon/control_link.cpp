@@ -19,7 +19,13 @@ control_link::control_link(const volume_paths& paths, volume_id id, std::uint64_
 
 std::vector<core::engine_status> control_link::latest() const {
     const std::lock_guard lock(mutex_);
-    return status_;
+    auto told = status_;
+    if (leg_progress_.empty()) return told;
+    for (auto& extent : told)
+        for (auto& slot : extent.slots)
+            if (const auto done = leg_progress_.find(slot.id); slot.resyncing && done != leg_progress_.end())
+                slot.resync_done_bytes = slot.resync_copied_bytes = done->second;
+    return told;
 }
 
 control_link::stage control_link::stage_now() const {
@@ -139,13 +145,31 @@ void control_link::on_status(const core::status_message& message) {
     bool news = false;
     {
         const std::lock_guard lock(mutex_);
-        const auto facts = [this] { return std::make_tuple(stage_now(), waiting_for_space(), scrubs_running()); };
+        const auto facts = [this] {
+            return std::make_tuple(stage_now(), waiting_for_space(), scrubs_running(), rebuilding());
+        };
         const auto before = facts();
         status_ = message.extents;
         news = facts() != before;
     }
     changed_.notify_all();
     if (news) hooks_.on_change();
+}
+
+std::size_t control_link::rebuilding() const {
+    std::size_t count = 0;
+    for (const auto& extent : status_)
+        for (const auto& slot : extent.slots) count += slot.link_up && slot.resyncing ? 1 : 0;
+    return count;
+}
+
+void control_link::tell_leg(const core::leg_message& leg) {
+    client_->send(leg);
+}
+
+void control_link::set_leg_progress(std::map<replica_id, std::uint64_t> done_bytes) {
+    const std::lock_guard lock(mutex_);
+    leg_progress_ = std::move(done_bytes);
 }
 
 bool control_link::waiting_for_space() const {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -38,6 +39,12 @@ public:
     [[nodiscard]] bool failed() const;
     /// A detach was asked for: the server takes no new requests.
     [[nodiscard]] bool detaching() const;
+
+    /// Mirrored: what device-mapper says of a leg. Lost when not connected: the caller repeats it.
+    void tell_leg(const core::leg_message& leg);
+    /// Mirrored: how much of each leg was rebuilt, by device-mapper's count: the engine does not know it. `latest` says
+    /// it.
+    void set_leg_progress(std::map<replica_id, std::uint64_t> done_bytes);
 
     /// Tells the server about replicas, states, addresses and policy if they differ from what it was told last.
     /// `revision` is the record's: members older than an answer that was already given are dropped, never sent after
@@ -76,6 +83,7 @@ private:
     [[nodiscard]] stage stage_now() const;             // with mutex_ held
     [[nodiscard]] bool waiting_for_space() const;      // as above
     [[nodiscard]] std::size_t scrubs_running() const;  // as above: extents whose scrub is on
+    [[nodiscard]] std::size_t rebuilding() const;      // as above: slots that are reached and not up to date
     [[nodiscard]] std::string waiting_for() const;
     status wait_for_stage(std::chrono::milliseconds time, const std::function<bool(stage)>& reached);
 
@@ -87,6 +95,7 @@ private:
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<core::engine_status> status_;
+    std::map<replica_id, std::uint64_t> leg_progress_;
     core::members_message members_;  // no extents: nothing is known yet
     std::string members_sent_;       // encoded, to tell whether they differ
     std::uint64_t reaffirmed_in_ = 0;

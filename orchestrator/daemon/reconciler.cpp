@@ -143,6 +143,9 @@ void reconciler::perform(const action& what) {
     else if (const auto* j = std::get_if<grow_device>(&what))
         submit("volume " + j->id.str(), "volume " + j->volume,
                [this, copy = *j] { return env_.volumes.do_grow(copy); });
+    else if (const auto* k = std::get_if<follow_legs>(&what))
+        submit("volume " + k->id.str(), "volume " + k->volume,
+               [this, copy = *k] { return env_.volumes.do_follow_legs(copy); });
     else if (const auto* h = std::get_if<abandon_writer>(&what))
         submit("volume " + h->id.str(), "volume " + h->volume,
                [this, copy = *h] { return env_.volumes.do_abandon(copy); });

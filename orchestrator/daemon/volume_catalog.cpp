@@ -33,6 +33,7 @@ std::string late_nodes(const std::vector<extent_record>& extents) {
 
 /// ", 4 stripes", for people.
 std::string stripes_of(const volume_record& record) {
+    if (record.layout.mirrored) return ", mirrored";
     const auto widest = *std::max_element(record.layout.stripes.begin(), record.layout.stripes.end());
     return widest > 1 ? fmt::format(", {} stripes", widest) : std::string();
 }
@@ -58,8 +59,8 @@ std::vector<extent_record> new_extents(const std::vector<std::uint64_t>& sizes,
     for (std::size_t i = 0; i < places.size(); ++i) {
         extent_record extent{sizes[i], {}};
         for (const auto& place : places[i])
-            extent.replicas.push_back(
-                {replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date, false, true});
+            extent.replicas.push_back({replica_id(make_uuid()), place.node, place.drive, replica_state::up_to_date,
+                                       false, true, static_cast<std::uint32_t>(extent.replicas.size())});
         extents.push_back(std::move(extent));
     }
     return extents;
@@ -86,7 +87,7 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     TRY(env_.cache.refresh());  // the newest leases and free space
     const auto view = env_.cache.view();
     placement_request request;
-    auto split = split_extents(wanted.size_bytes, env_.options.extent_size_bytes, wanted.stripes);
+    auto split = split_extents(wanted.size_bytes, env_.options.extent_size_bytes, wanted.stripes, wanted.mirrored);
     request.extent_sizes = std::move(split.sizes);
     request.stripes = std::move(split.stripes);
     request.replicas = wanted.replicas;
@@ -108,6 +109,7 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     record.resync_rate = wanted.resync_rate;
     record.scrub_every_s = wanted.scrub_every_s;
     record.layout.stripes = request.stripes;
+    record.layout.mirrored = wanted.mirrored;
     record.created_at = render_time(unix_now_ms() / 1000 * 1000);
     record.extents = new_extents(request.extent_sizes, places);
     TRY(check(record));

@@ -92,6 +92,7 @@ void volume_keeper::give_up() {
 
 void volume_keeper::let_go() {
     watch_.reset();
+    legs_watch_.reset();
     for (const auto& of : env_.table.all()) steps_.disconnect(*of);
 }
 
@@ -196,6 +197,11 @@ result<attachment_view> volume_keeper::attach(const std::string& name, bool forc
     if (attached.has_error()) return std::move(attached).error().within(fmt::format("attach volume '{}'", name));
     TRY(env_.table.store_references(*of, uses_of(*of).refs, true));
     WEFT_CRASH_POINT("attach.referenced");
+    if (attached->record.layout.mirrored) {
+        // Its replication is in the kernel: there is nothing of it to be had over a socket.
+        TRY_ASSIGN(auto device, steps_.ensure_device(*of, attached->record));
+        return attachment_view{std::move(device), attached->record.epoch};
+    }
     return attachment_view{volume_uri(paths_of(env_.options.runtime_dir, of->id)), attached->record.epoch};
 }
 
@@ -345,16 +351,30 @@ observed_attachment volume_keeper::observe_one(attachment& of) {
     }
     seen.wanted = count_as_used(of, seen.held);
     seen.waits = !seen.server_alive && steps_.waits_for_server(of);
+    if (link) seen.engines = link->latest();
+    steps_.look_at_legs(of);
     const std::lock_guard lock(of.state);
     seen.device_bytes = of.device_bytes;
+    seen.legs = of.legs;
     return seen;
 }
 
 /// A connection may die under a server that lives. Started when there is a device to watch: before that the driver may
 /// not be loaded. Without it a restart of weftd would still look at every device.
 void volume_keeper::watch_devices() {
-    if (watch_) return;
     const auto all = env_.table.all();
+    const bool mirrored = std::any_of(all.begin(), all.end(), [](const auto& of) {
+        const std::lock_guard lock(of->state);
+        return of->legs.has_value();
+    });
+    if (mirrored && !legs_watch_) {
+        auto started = dm_watch::start([this] {
+            for (const auto& of : env_.table.all()) of->look_at_legs_again();
+            env_.wake_reconciler();
+        });
+        if (started.has_value()) legs_watch_ = std::move(*started);
+    }
+    if (watch_) return;
     const bool any = std::any_of(all.begin(), all.end(), [](const auto& of) {
         const std::lock_guard lock(of->state);
         return of->device_bytes > 0;
@@ -428,6 +448,15 @@ status volume_keeper::do_grow(const grow_device& what) {
     TRY_ASSIGN(const auto held, env_.records.read(what.volume));
     if (!held || held->record.id != what.id) return ok();
     return steps_.grow_device(*of, held->record);
+}
+
+status volume_keeper::do_follow_legs(const follow_legs& what) {
+    const auto of = env_.table.entry(what.id);
+    const std::unique_lock operation(of->operation, std::try_to_lock);
+    if (!operation.owns_lock()) return ok();
+    TRY_ASSIGN(const auto held, env_.records.read(what.volume));
+    if (!held || held->record.id != what.id) return ok();
+    return steps_.follow_legs(*of, held->record);
 }
 
 status volume_keeper::do_replace_server(const replace_server& what) {

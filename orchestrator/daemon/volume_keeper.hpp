@@ -15,6 +15,7 @@
 #include "orchestrator/core/reconcile.hpp"
 #include "orchestrator/daemon/attach_steps.hpp"
 #include "orchestrator/daemon/gates.hpp"
+#include "orchestrator/io/dm_watch.hpp"
 #include "orchestrator/io/nbd_watch.hpp"
 
 namespace weft {
@@ -53,6 +54,7 @@ public:
     status do_detach_unused(const volume_id& id);
     status do_tear_down(const tear_down_fenced& what);
     status do_grow(const grow_device& what);
+    status do_follow_legs(const follow_legs& what);
     status do_replace_server(const replace_server& what);
     status do_abandon(const abandon_writer& what);
 
@@ -79,6 +81,7 @@ private:
     attach_steps steps_;
     stop_gate stop_;
     std::unique_ptr<nbd_watch> watch_;  // planner's thread; its callback uses what is above
+    std::unique_ptr<dm_watch> legs_watch_;  // the same
 };
 
 }  // namespace weft

@@ -14,6 +14,7 @@
 #include "nbd-backend/base/units.hpp"
 #include "orchestrator/core/nbd_identity.hpp"
 #include "orchestrator/io/filesystem.hpp"
+#include "orchestrator/io/mirror_legs.hpp"
 #include "orchestrator/io/nbd_device.hpp"
 
 namespace weft {
@@ -92,21 +93,42 @@ status converge(const kernel_scope& scope, const volume_id& id, const std::vecto
     return error{errc::busy, "device-mapper's devices of the volume do not come to rest; somebody else changes them"};
 }
 
-dm::volume_layout layout_of(const kernel_scope& scope, const volume_shape& shape,
-                            const std::vector<nbd_device>& devices) {
+static_assert(dm::leg_meta_bytes == core::mirror_meta_bytes);
+
+dm::volume_layout layout_of(const kernel_scope& scope, const volume_shape& shape) {
     dm::volume_layout layout;
     layout.volume_id = shape.id.str();
     layout.volume_name = shape.name;
     layout.scope = scope.scope;
     layout.chunk_bytes = shape.layout.chunk_bytes;
-    std::size_t next = 0;
+    layout.kind = shape.layout.mirrored ? dm::layout_kind::mirrored : dm::layout_kind::striped;
+    layout.resync_kib_per_second = shape.resync_rate / kib;
+    return layout;
+}
+
+/// The extents of a striped volume as nbd devices, by segment.
+result<std::vector<dm::layout_segment>> connect_extents(const kernel_scope& scope, const volume_paths& paths,
+                                                        const volume_shape& shape, milliseconds timeout) {
+    std::vector<dm::layout_segment> segments;
+    std::size_t extent = 0;
     for (const auto stripes : shape.layout.stripes) {
         dm::layout_segment segment;
-        for (std::uint32_t i = 0; i < stripes; ++i, ++next)
-            segment.extents.push_back({devices[next].device, shape.extent_sizes[next], dm::leg_state::up_to_date});
-        layout.segments.push_back(std::move(segment));
+        for (std::uint32_t i = 0; i < stripes; ++i, ++extent) {
+            nbd_spec spec;
+            spec.socket = paths.nbd_socket;
+            spec.export_name = fmt::format("extent/{}", extent);
+            TRY_ASSIGN(spec.backend, mark_of(scope, shape.id, extent));
+            spec.bytes = shape.extent_sizes[extent];
+            spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
+            spec.handshake_timeout = timeout;
+            auto made = connect_nbd(spec);
+            if (made.has_error()) return made.error().within(fmt::format("connect extent {} to nbd", extent));
+            segment.extents.push_back({made->device.device, spec.bytes, dm::leg_state::up_to_date});
+            WEFT_CRASH_POINT("kernel.nbd-connected");
+        }
+        segments.push_back(std::move(segment));
     }
-    return layout;
+    return segments;
 }
 
 const dm::observed_device* find_top(const dm::observation& found) {
@@ -117,16 +139,19 @@ const dm::observed_device* find_top(const dm::observation& found) {
     return nullptr;
 }
 
-/// Every device that the volume's tables map is one of its own, or an nbd device of its that is connected.
-bool rests_on(const dm::observation& found, const std::vector<nbd_device>& connected) {
-    std::set<std::string> known;
-    for (const auto& device : found.devices) known.insert(device.number);
-    for (const auto& device : connected) known.insert(render_number(device.numbers));
-    return std::all_of(found.devices.begin(), found.devices.end(), [&](const dm::observed_device& device) {
-        if (!device.active) return false;
-        const auto used = dm::numbers_in(*device.active);
-        return std::all_of(used.begin(), used.end(), [&](const std::string& number) { return known.contains(number); });
-    });
+/// Does everything that this device maps end at nbd devices of the volume's that are connected? Of a mirrored set one
+/// whole leg is enough: it may be about to lose another.
+bool is_sound(const std::string& number, const dm::observation& found, const std::set<std::string>& connected) {
+    if (connected.contains(number)) return true;
+    const auto device = std::find_if(found.devices.begin(), found.devices.end(),
+                                     [&](const dm::observed_device& one) { return one.number == number; });
+    if (device == found.devices.end() || !device->active || device->active->empty()) return false;
+    const auto used = dm::numbers_in(*device->active);
+    const auto sound = [&](const std::string& one) { return is_sound(one, found, connected); };
+    if (device->active->front().type != "raid") return std::all_of(used.begin(), used.end(), sound);
+    for (std::size_t i = 0; i + 1 < used.size(); i += 2)  // metadata and data of a leg, in turn
+        if (sound(used[i]) && sound(used[i + 1])) return true;
+    return false;
 }
 
 }  // namespace
@@ -149,7 +174,9 @@ result<volume_device_state> observe_kernel(const kernel_scope& scope, const volu
     if (top == nullptr) return state;
     state.devices.push_back(parse_number(top->number));
     if (top->active) state.growable_bytes = dm::length_sectors(*top->active) * dm::sector_bytes;
-    state.usable = top->active && !top->active->empty() && !top->suspended && rests_on(found, connected);
+    std::set<std::string> numbers;
+    for (const auto& device : connected) numbers.insert(render_number(device.numbers));
+    state.usable = !top->suspended && is_sound(top->number, found, numbers);
     TRY_ASSIGN(const auto mounts, read_own_mounts());
     for (const auto& mount : mounts)
         if (mount.device == state.devices.front()) state.mount_points.push_back(mount.mount_point);
@@ -159,23 +186,17 @@ result<volume_device_state> observe_kernel(const kernel_scope& scope, const volu
 result<std::string> attach_kernel(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
                                   milliseconds timeout) {
     TRY(kernel_attach_possible());
-    std::vector<nbd_device> devices;
-    for (std::size_t extent = 0; extent < shape.extent_sizes.size(); ++extent) {
-        nbd_spec spec;
-        spec.socket = paths.nbd_socket;
-        spec.export_name = fmt::format("extent/{}", extent);
-        TRY_ASSIGN(spec.backend, mark_of(scope, shape.id, extent));
-        spec.bytes = shape.extent_sizes[extent];
-        spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
-        spec.handshake_timeout = timeout;
-        auto made = connect_nbd(spec);
-        if (made.has_error()) return made.error().within(fmt::format("connect extent {} to nbd", extent));
-        devices.push_back(std::move(made->device));
-        WEFT_CRASH_POINT("kernel.nbd-connected");
+    auto layout = layout_of(scope, shape);
+    if (shape.layout.mirrored) {
+        TRY_ASSIGN(const auto found, observe_volume(scope, shape.id, {}));
+        TRY_ASSIGN(layout.segments, connect_legs(scope, paths, shape, found, timeout));
+    } else {
+        TRY_ASSIGN(layout.segments, connect_extents(scope, paths, shape, timeout));
     }
-    TRY_ASSIGN(auto stack, dm::make_volume_stack(layout_of(scope, shape, devices)));
+    TRY_ASSIGN(auto stack, dm::make_volume_stack(layout));
     std::string device = dm::node_path(stack.top().name);
     TRY(converge(scope, shape.id, {std::move(stack)}));
+    if (shape.layout.mirrored) TRY(release_legs(scope, shape, timeout));
     return device;
 }
 

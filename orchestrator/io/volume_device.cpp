@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "orchestrator/io/kernel_attach.hpp"
+#include "orchestrator/io/mirror_legs.hpp"
 #include "orchestrator/io/portable_attach.hpp"
 
 namespace weft {
@@ -51,7 +52,16 @@ result<std::string> volume_devices::attach(const volume_paths& paths, const volu
     if (kernel.nothing && portable.nothing()) {
         TRY_ASSIGN(by_kernel, use_kernel());
     }
+    if (!by_kernel && shape.layout.mirrored)
+        return error{errc::unsupported,
+                     fmt::format("volume '{}' is mirrored by device-mapper, which needs a kernel with nbd and "
+                                 "device-mapper and `attach` not set to portable; use it on a node that has them",
+                                 shape.name)};
     return by_kernel ? attach_kernel(scope_of(options_), paths, shape, timeout) : attach_portable(paths, timeout);
+}
+
+result<std::vector<leg_report>> volume_devices::legs(const volume_shape& shape) const {
+    return read_legs(scope_of(options_), shape);
 }
 
 status volume_devices::teardown(const volume_paths& paths, const volume_id& id, const teardown_options& options) const {

@@ -12,13 +12,16 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "nbd-backend/base/ids.hpp"
 #include "nbd-backend/base/result.hpp"
+#include "nbd-backend/core/engine_types.hpp"
 #include "nbd-backend/core/volume_layout.hpp"
 #include "orchestrator/core/daemon_options.hpp"
+#include "orchestrator/core/mirror.hpp"
 #include "orchestrator/io/mountinfo.hpp"
 #include "orchestrator/io/volume_process.hpp"
 
@@ -29,7 +32,17 @@ struct volume_shape {
     std::string name;
     volume_id id;
     core::volume_layout layout;
-    std::vector<std::uint64_t> extent_sizes;  // bytes
+    std::vector<std::uint64_t> extent_sizes = {};  // bytes
+    leg_table legs = {};                           // mirrored
+    std::uint64_t resync_rate = 0;                 // mirrored: bytes per second, 0: no limit
+};
+
+/// What device-mapper says of a leg.
+struct leg_report {
+    std::uint32_t extent = 0;
+    replica_id replica;
+    std::optional<core::leg_event> event;  // that the record does not show yet
+    std::uint64_t done_bytes = 0;          // of a leg that is being rebuilt
 };
 
 struct volume_device_state {
@@ -62,6 +75,9 @@ public:
     /// busy (remains of an earlier attachment: tear down first). A failure leaves what was made to the next call.
     [[nodiscard]] result<std::string> attach(const volume_paths& paths, const volume_shape& shape,
                                              std::chrono::milliseconds timeout) const;
+
+    /// Of a mirrored volume that is attached: the legs of which there is something to tell. Errors: io_failed, corrupt.
+    [[nodiscard]] result<std::vector<leg_report>> legs(const volume_shape& shape) const;
 
     /// Unmounts and takes the device apart; idempotent and resumable. Never lazy: while a foreign mount namespace or a
     /// process holds the file system it stays. Errors: busy (names who), timed_out (still going on; call again),

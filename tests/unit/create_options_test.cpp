@@ -71,7 +71,7 @@ TEST_CASE("create_options: an unknown option is refused by name with the sorted 
         REQUIRE(refused.has_error());
         CHECK(refused.error().code == errc::invalid_argument);
         CHECK(refused.error().text.find("unknown option '") == 0);
-        CHECK(refused.error().text.find("checksums, fs, min-replicas, on-full, provisioning, "
+        CHECK(refused.error().text.find("checksums, fs, layout, min-replicas, on-full, provisioning, "
                                         "replicas, resync-rate, scrub-every, size") != std::string::npos);
         CHECK(refused.error().text.find('\n') == std::string::npos);
     }

@@ -22,7 +22,7 @@ const std::string other_id = "aaaaaaaa-5b7d-4e9f-8a1b-2c3d4e5f6071";
 constexpr std::uint64_t extent_bytes = 64 * mib;
 
 volume_layout layout_of(layout_kind what, const std::vector<std::vector<std::string>>& paths) {
-    volume_layout layout{id, "v", "", what, 64 * kib, {}, raid1_start::by_superblock, 0};
+    volume_layout layout{id, "v", "", what, 64 * kib, {}, 0};
     for (const auto& segment : paths) {
         layout.segments.emplace_back();
         for (const std::string& path : segment)

@@ -19,7 +19,7 @@ namespace {
 const std::string id = "3f0a2c1e-5b7d-4e9f-8a1b-2c3d4e5f6071";
 
 volume_layout layout_of(layout_kind kind, const std::vector<std::vector<std::uint64_t>>& sizes) {
-    volume_layout layout{id, "orders", "", kind, 64 * kib, {}, raid1_start::by_superblock, 0};
+    volume_layout layout{id, "orders", "", kind, 64 * kib, {}, 0};
     int next = 0;
     for (const auto& segment : sizes) {
         layout.segments.emplace_back();
@@ -104,7 +104,7 @@ TEST_CASE("dm stack: layouts become the devices that people have reviewed") {
     show("mirrored", layout_of(layout_kind::mirrored, {{gib, gib}}));
     volume_layout layout = layout_of(layout_kind::mirrored, {{gib, gib, gib}, {512 * mib, 512 * mib}});
     layout.scope = "n1";
-    layout.start = raid1_start::assume_equal;
+    for (auto& segment : layout.segments) segment.start = raid1_start::assume_equal;
     layout.resync_kib_per_second = 102400;
     layout.segments[0].extents[1].state = leg_state::missing;
     layout.segments[0].extents[2].state = leg_state::rebuild;

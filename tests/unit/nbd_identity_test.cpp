@@ -19,6 +19,12 @@ TEST_CASE("nbd_identity: encode and decode are each other's inverse") {
         CHECK(*again == identity);
     }
     CHECK(*encode_nbd_identity({"alpha", volume, 12}) == "weft:alpha:3f0a2c1e-0000-4000-8000-0000000000aa:12");
+    const nbd_identity leg{"alpha", volume, 3, replica_id{"3f0a2c1e-0000-4000-8000-0000000000bb"}};
+    CHECK(*encode_nbd_identity(leg) ==
+          "weft:alpha:3f0a2c1e-0000-4000-8000-0000000000aa:3:3f0a2c1e-0000-4000-8000-0000000000bb");
+    CHECK(*decode_nbd_identity(*encode_nbd_identity(leg)) == leg);
+    CHECK(decode_nbd_identity(*encode_nbd_identity({"alpha", volume, 12}) + ":").has_error());
+    CHECK(encode_nbd_identity({"alpha", volume, 3, replica_id{"x"}}).has_error());
 }
 
 TEST_CASE("nbd_identity: what Weft would not have written is not Weft's") {

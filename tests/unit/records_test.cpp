@@ -26,16 +26,17 @@ TEST_CASE("records: a volume has this JSON, fields in order, no white space") {
           R"("fs_uuid":"00000000-0000-4000-8000-000000000002","formatted":false,"replicas_wanted":1,"min_replicas":1,)"
           R"("epoch":0,"writer":"","clean":true,"maintenance":false,"thick":false,"checksums":true,"on_full":"hold",)"
           R"("resync_rate":0,"scrub_every_s":0,"scrub_wanted":0,"scrub_finished":0,"scrubbed_at":"","scrub_report":"",)"
-          R"("created_at":"2024-05-01T12:00:00.000Z","chunk_bytes":65536,"stripes":[1],"extents":[{"size_bytes":)"
-          R"(10737418240,"replicas":[{"id":"00000000-0000-4000-8000-000000000101","node":"n1",)"
+          R"("created_at":"2024-05-01T12:00:00.000Z","chunk_bytes":65536,"stripes":[1],"mirrored":false,"extents":)"
+          R"([{"size_bytes":10737418240,"replicas":[{"id":"00000000-0000-4000-8000-000000000101","node":"n1",)"
           R"("drive":"00000000-0000-4000-8000-000000000201","state":"up_to_date","created":true,)"
-          R"("born_equal":true,"recovering":false}]}],"growth":{"stripes":[],"extents":[]}})");
+          R"("born_equal":true,"recovering":false,"leg":0}]}],"growth":{"stripes":[],"extents":[]}})");
 }
 
 // Bug guarded against: a cluster of the first Weft, whose records know no layout, would be unreadable after an upgrade.
 TEST_CASE("records: without a layout every extent is a segment by itself") {
-    const auto old = replaced(replaced(encode(test::sample_volume(1)), R"("chunk_bytes":65536,"stripes":[1],)", ""),
-                              R"(,"growth":{"stripes":[],"extents":[]})", "");
+    auto old = replaced(encode(test::sample_volume(1)), R"("chunk_bytes":65536,"stripes":[1],"mirrored":false,)", "");
+    old = replaced(old, R"(,"growth":{"stripes":[],"extents":[]})", "");
+    old = replaced(old, R"(,"leg":0)", "");
     const auto decoded = decode_volume(old);
     REQUIRE(decoded.has_value());
     CHECK(decoded->layout == core::concatenation(1));
@@ -47,9 +48,28 @@ TEST_CASE("records: without a layout every extent is a segment by itself") {
 }
 
 TEST_CASE("records: half a layout is not taken for none") {
-    const auto half = replaced(encode(test::sample_volume(1)), R"("stripes":[1],"extents")", R"("extents")");
+    const auto half = replaced(encode(test::sample_volume(1)), R"("stripes":[1],)", "");
     REQUIRE(decode_volume(half).has_error());
     CHECK(decode_volume(half).error().text.find("stripes") != std::string::npos);
+}
+
+TEST_CASE("records: a mirrored volume has legs, and what device-mapper could not keep is corrupt") {
+    auto volume = test::sample_volume(2);
+    volume.layout.mirrored = true;
+    volume.size_bytes -= core::mirror_meta_bytes;
+    volume.extents[0].replicas[1].leg = 1;
+    REQUIRE(check(volume).has_value());
+    CHECK(encode(*decode_volume(encode(volume))) == encode(volume));
+    const auto broken = [&](auto change) {
+        auto other = volume;
+        change(other);
+        return check(other).has_error();
+    };
+    CHECK(broken([](auto& it) { it.extents[0].replicas[1].leg = 0; }));
+    CHECK(broken([](auto& it) { it.extents[0].replicas[1].leg = 2; }));
+    CHECK(broken([](auto& it) { it.min_replicas = 2; }));
+    CHECK(broken([](auto& it) { it.on_full = core::full_policy::fail; }));
+    CHECK(broken([](auto& it) { it.size_bytes += core::mirror_meta_bytes; }));
 }
 
 TEST_CASE("records: a layout that does not fit the extents is corrupt") {

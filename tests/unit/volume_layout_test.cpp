@@ -37,6 +37,17 @@ TEST_CASE("volume_layout: chunks of a striped segment go round its extents") {
     CHECK(place(11 * chunk - 1) == numbers{2, 3 * chunk - 1, 1});
 }
 
+TEST_CASE("volume_layout: a mirrored extent begins with what is device-mapper's") {
+    constexpr std::uint64_t lead = core::mirror_meta_bytes;
+    const auto map = volume_map::make({chunk, {1, 1}, true}, {lead + 2 * chunk, lead + chunk});
+    REQUIRE(map.has_value());
+    CHECK(map->size_bytes() == 3 * chunk);
+    CHECK(map->at(2 * chunk).extent == 1);
+    CHECK(map->at(2 * chunk).offset == lead);
+    CHECK(refused({chunk, {1}, true}, {lead}));
+    CHECK(refused({chunk, {2}, true}, {2 * lead, 2 * lead}));
+}
+
 TEST_CASE("volume_layout: every byte of every extent is one byte of the volume") {
     std::mt19937 random(7);
     for (int round = 0; round < 200; ++round) {

@@ -46,10 +46,10 @@ result<volume_stack> stack_of(const std::string& line, const std::string& scope)
     layout.scope = scope;
     layout.kind = it.at("kind").as_string() == "mirrored" ? layout_kind::mirrored : layout_kind::striped;
     if (const auto* chunk = it.if_contains("chunk")) layout.chunk_bytes = chunk->to_number<std::uint64_t>();
-    if (const auto* nosync = it.if_contains("nosync"); nosync != nullptr && nosync->as_bool())
-        layout.start = raid1_start::assume_equal;
+    const auto* nosync = it.if_contains("nosync");
     for (const json::value& segment : it.at("segments").as_array()) {
         layout.segments.emplace_back();
+        if (nosync != nullptr && nosync->as_bool()) layout.segments.back().start = raid1_start::assume_equal;
         for (const json::value& extent : segment.as_array())
             layout.segments.back().extents.push_back({std::string(extent.at("path").as_string()),
                                                       extent.at("size").to_number<std::uint64_t>(),

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/io/mirror_legs.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <set>
+
+#include "dm-tables/core/status.hpp"
+#include "dm-tables/io/dm_driver.hpp"
+#include "nbd-backend/base/crash_point.hpp"
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/core/nbd_identity.hpp"
+#include "orchestrator/io/nbd_device.hpp"
+
+namespace weft {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds cut_wait{500};  // it is not free before the set has let go of it
+
+result<std::string> mark_of(const kernel_scope& scope, const volume_shape& shape, std::size_t extent,
+                            const replica_id& replica) {
+    return encode_nbd_identity({scope.node, shape.id, static_cast<std::uint16_t>(extent), replica});
+}
+
+result<std::set<std::string>> wanted_marks(const kernel_scope& scope, const volume_shape& shape) {
+    std::set<std::string> marks;
+    for (std::size_t i = 0; i < shape.legs.size(); ++i)
+        for (const auto& leg : shape.legs[i]) {
+            if (leg.as == leg_shape::use::missing) continue;
+            TRY_ASSIGN(auto mark, mark_of(scope, shape, i, leg.replica));
+            marks.insert(std::move(mark));
+        }
+    return marks;
+}
+
+result<std::vector<nbd_device>> unwanted_devices(const kernel_scope& scope, const volume_shape& shape) {
+    TRY_ASSIGN(const auto marks, wanted_marks(scope, shape));
+    TRY_ASSIGN(const auto prefix, nbd_identity_prefix(scope.node, shape.id));
+    TRY_ASSIGN(auto devices, find_nbd(prefix));
+    std::erase_if(devices, [&](const nbd_device& one) { return marks.contains(one.backend); });
+    return devices;
+}
+
+result<nbd_device> connect_leg(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
+                               std::size_t extent, const replica_id& replica, milliseconds timeout) {
+    nbd_spec spec;
+    spec.socket = paths.nbd_socket;
+    spec.export_name = fmt::format("leg/{}/{}", extent, replica.str());
+    TRY_ASSIGN(spec.backend, mark_of(scope, shape, extent, replica));
+    spec.bytes = shape.extent_sizes[extent];
+    spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
+    spec.handshake_timeout = timeout;
+    auto made = connect_nbd(spec);
+    if (made.has_error())
+        return made.error().within(fmt::format("connect replica {} of extent {} to nbd", replica.str(), extent));
+    return std::move(made->device);
+}
+
+/// Has no set been on this leg yet? Its first block is where dm-raid's superblock goes. Past the page cache, which may
+/// have been filled before another device wrote there.
+result<bool> is_blank(const std::string& device) {
+    const int fd = ::open(device.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) return errno_error(errno, "open " + device);
+    const std::unique_ptr<void, void (*)(void*)> block(std::aligned_alloc(block_bytes, block_bytes), std::free);
+    const ssize_t got = ::pread(fd, block.get(), block_bytes, 0);
+    const int failed = errno;
+    ::close(fd);
+    if (got != static_cast<ssize_t>(block_bytes)) return errno_error(got < 0 ? failed : EIO, "read " + device);
+    const auto* bytes = static_cast<const unsigned char*>(block.get());
+    return std::all_of(bytes, bytes + block_bytes, [](unsigned char byte) { return byte == 0; });
+}
+
+const dm::observed_device* find_set(const dm::observation& found, unsigned segment) {
+    for (const auto& device : found.devices) {
+        const auto who = dm::parse_uuid(device.uuid);
+        if (who.has_value() && who->role.what == dm::device_role::part::segment && who->role.segment == segment)
+            return &device;
+    }
+    return nullptr;
+}
+
+/// The set that runs was told that its legs are equal: saying the same again keeps its table as it is.
+bool runs_as_equal(const dm::observed_device& set) {
+    return set.active && set.active->size() == 1 && set.active->front().params.find(" nosync") != std::string::npos;
+}
+
+/// What the set is to believe of its legs when it is assembled. All of them blank: they were born all holes, so they
+/// are equal. Some: a daemon or a host died while the first superblocks were written, and that comes before the first
+/// write of data; the blank ones are filled from the others, because dm-raid wants it so (super_init_validation:
+/// "New device injected into existing raid set").
+status decide_start(dm::layout_segment& segment, const dm::observed_device* set) {
+    if (set != nullptr) {
+        if (runs_as_equal(*set)) segment.start = dm::raid1_start::assume_equal;
+        return ok();
+    }
+    std::vector<dm::extent_device*> blank;
+    std::size_t known = 0;
+    for (auto& leg : segment.extents) {
+        if (leg.state != dm::leg_state::up_to_date) continue;
+        TRY_ASSIGN(const bool empty, is_blank(leg.path));
+        if (empty)
+            blank.push_back(&leg);
+        else
+            ++known;
+    }
+    if (known == 0)
+        segment.start = dm::raid1_start::assume_equal;
+    else
+        for (auto* leg : blank) leg->state = dm::leg_state::rebuild;
+    return ok();
+}
+
+}  // namespace
+
+result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, const volume_paths& paths,
+                                                     const volume_shape& shape, const dm::observation& found,
+                                                     milliseconds timeout) {
+    TRY_ASSIGN(const auto unwanted, unwanted_devices(scope, shape));
+    for (const auto& device : unwanted)
+        if (const auto cut = disconnect_nbd(device, cut_wait);
+            cut.has_error() && cut.error().code != errc::busy && cut.error().code != errc::timed_out)
+            return cut.error();
+    WEFT_CRASH_POINT_IF(!unwanted.empty(), "legs.cut");
+    std::vector<dm::layout_segment> segments;
+    for (std::size_t i = 0; i < shape.legs.size(); ++i) {
+        dm::layout_segment segment;
+        for (const auto& leg : shape.legs[i]) {
+            dm::extent_device device{{}, shape.extent_sizes[i], dm::leg_state::missing};
+            if (leg.as != leg_shape::use::missing) {
+                TRY_ASSIGN(const auto connected, connect_leg(scope, paths, shape, i, leg.replica, timeout));
+                device.path = connected.device;
+                device.state = leg.as == leg_shape::use::rebuild ? dm::leg_state::rebuild : dm::leg_state::up_to_date;
+                WEFT_CRASH_POINT("kernel.nbd-connected");
+            }
+            segment.extents.push_back(std::move(device));
+        }
+        TRY(decide_start(segment, find_set(found, static_cast<unsigned>(i))));
+        segments.push_back(std::move(segment));
+    }
+    return segments;
+}
+
+status release_legs(const kernel_scope& scope, const volume_shape& shape, milliseconds timeout) {
+    TRY_ASSIGN(const auto unwanted, unwanted_devices(scope, shape));
+    for (const auto& device : unwanted) TRY(disconnect_nbd(device, timeout));
+    return ok();
+}
+
+result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volume_shape& shape) {
+    std::vector<leg_report> all;
+    for (std::size_t i = 0; i < shape.legs.size(); ++i) {
+        const dm::device_identity who{
+            scope.scope, shape.id.str(), {dm::device_role::part::segment, static_cast<unsigned>(i), 0}};
+        TRY_ASSIGN(const auto rows, dm::driver::status_rows(dm::render_name(who, shape.name)));
+        if (rows.size() != 1) return error{errc::corrupt, fmt::format("segment {} has {} rows", i, rows.size())};
+        TRY_ASSIGN(const auto set, dm::parse_raid_status(rows.front().params));
+        for (std::size_t place = 0; place < std::min(set.legs.size(), shape.legs[i].size()); ++place) {
+            const auto& leg = shape.legs[i][place];
+            if (leg.as == leg_shape::use::missing) continue;
+            leg_report told{static_cast<std::uint32_t>(i), leg.replica, {}, 0};
+            const bool rebuilding = leg.as == leg_shape::use::rebuild;
+            if (set.legs[place] == dm::leg_health::failed) told.event = core::leg_event::given_up;
+            if (rebuilding && set.legs[place] == dm::leg_health::in_sync && set.action == dm::sync_action::idle)
+                told.event = core::leg_event::in_sync;
+            if (rebuilding && set.legs[place] == dm::leg_health::syncing)
+                told.done_bytes = set.done_sectors * dm::sector_bytes;
+            if (told.event || rebuilding) all.push_back(std::move(told));
+        }
+    }
+    return all;
+}
+
+}  // namespace weft

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mirrored volumes: device-mapper's raid1 over legs on different nodes, and what the record knows of it."""
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from file_load import FileLoad
+from kernel_devices import SLOW, assert_nothing_left, devices, said
+from lib.cluster import new_mount_id
+from lib.waiting import wait_for
+
+pytestmark = pytest.mark.limit(600)
+
+
+@pytest.fixture
+def cluster(kernel_cluster):
+    return kernel_cluster(times=SLOW)
+
+
+@pytest.fixture
+def mounted(cluster):
+    """mounted(name, **options) creates a mirrored volume and mounts it on the first node."""
+    node, made = cluster[0], []
+
+    def make(name, size="64MiB", **options):
+        node.plugin.create(name, layout="mirrored", size=size, **options)
+        mount_id = new_mount_id()
+        path = node.plugin.mount(name, mount_id)
+        made.append((name, mount_id))
+        return Path(path)
+    yield make
+    for name, mount_id in made:
+        node.plugin.unmount(name, mount_id)
+        node.plugin.remove(name)
+    assert_nothing_left(node)
+    cluster.assert_no_leaks(60)
+
+
+def sets_of(node):
+    return [name for name in devices(node)[0] if name.endswith((":s0", ":s1"))]
+
+
+def health_of(node):
+    """The legs of each set as dm-raid sees them: A in sync, a being filled, D failed, - none."""
+    return [said("dmsetup", "status", name).split()[5] for name in sets_of(node)]
+
+
+def replicas_of(node, name="db"):
+    return [one for extent in node.volume(name)["extents"] for one in extent["replicas"]]
+
+
+def leg_elsewhere(cluster):
+    """The node that has the leg that is not on the first node."""
+    [name] = {one["node"] for one in replicas_of(cluster[0])} - {cluster[0].name}
+    return next(node for node in cluster.nodes if node.name == name)
+
+
+def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mounted):
+    node = cluster[0]
+    path = mounted("db")
+    [mirror] = sets_of(node)
+    table = said("dmsetup", "table", mirror).split()
+    assert (table[2], table[3]) == ("raid", "raid1"), table
+    # Born equal: nothing is copied at the start.
+    assert health_of(node) == ["AA"]
+    content = os.urandom(8 << 20)
+    (path / "file").write_bytes(content)
+    subprocess.run(["sync", "--file-system", path], check=True)
+
+    other = leg_elsewhere(cluster)
+    [lost] = [one["id"] for one in replicas_of(node) if one["node"] == other.name]
+    load = FileLoad(path / "load")
+    load.wait_progress()
+    other.kill_storage()
+    # The record knows before device-mapper does: while the leg is in the set and failed, it is outdated.
+    wait_for(lambda: "A" in health_of(node)[0] and health_of(node) != ["AA"], 180, "the set to lose the leg")
+    assert {one["id"]: one["state"] for one in replicas_of(node)}[lost] != "up_to_date"
+    load.wait_progress(what="writes to go on with one leg")
+
+    other.start()
+    cluster.wait_up_to_date("db", 300)
+    assert lost not in {one["id"] for one in replicas_of(node)}, "a leg that missed writes came back under its name"
+    wait_for(lambda: health_of(node) == ["AA"], 60, "both legs to be in sync")
+    load.wait_progress()
+    # Now the leg that was filled anew is all there is.
+    node.kill_storage()
+    load.wait_progress(what="writes to go on with the other leg")
+    load.stop()
+    load.assert_nothing_lost()
+    subprocess.run(["sync", "--file-system", path], check=True)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    assert (path / "file").read_bytes() == content
+    node.start()
+    cluster.wait_up_to_date("db", 300)
+
+
+def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mounted):
+    node = cluster[0]
+    load = FileLoad(mounted("db") / "load")
+    load.wait_progress()
+    names, marks = devices(node)
+    [server] = node.volume_servers()
+    os.kill(server, 9)
+    wait_for(lambda: node.volume_servers() not in ([], [server]), 120, "another volume server")
+    load.wait_progress(what="writes to go on over the next volume server")
+    assert devices(node) == (names, marks)
+    assert health_of(node) == ["AA"]
+    load.stop()
+    load.assert_nothing_lost()
+
+
+def test_a_mirrored_volume_grows_under_load(cluster, mounted):
+    node = cluster[0]
+    path = mounted("db")
+    load = FileLoad(path / "load")
+    load.wait_progress()
+    node.weft("volume", "grow", "db", "--size", "128MiB")
+    wait_for(lambda: os.statvfs(path).f_blocks * os.statvfs(path).f_frsize > 100 << 20, 180, "the new space")
+    (path / "much").write_bytes(b"\xa5" * (72 << 20))
+    subprocess.run(["sync", "--file-system", path], check=True)
+    load.wait_progress()
+    load.stop()
+    load.assert_nothing_lost()
+    assert health_of(node) == ["AA", "AA"]
+
+
+def test_a_mirrored_volume_that_nobody_uses_is_repaired(cluster):
+    node = cluster[0]
+    node.plugin.create("db", layout="mirrored", size="64MiB")
+    mount_id = new_mount_id()
+    path = Path(node.plugin.mount("db", mount_id))
+    other = leg_elsewhere(cluster)
+    other.kill_storage()
+    content = os.urandom(4 << 20)
+    (path / "file").write_bytes(content)
+    subprocess.run(["sync", "--file-system", path], check=True)
+    node.plugin.unmount("db", mount_id)
+    cluster.wait_detached("db", 120)
+    other.start()
+    cluster.wait_up_to_date("db", 300)
+    cluster.wait_detached("db", 120)
+    assert_nothing_left(node)
+    # From the leg that was filled while nobody looked, on its own node.
+    node.kill_storage()
+    mount_id = new_mount_id()
+    assert (Path(other.plugin.mount("db", mount_id)) / "file").read_bytes() == content
+    other.plugin.unmount("db", mount_id)
+    node.start()
+    cluster.wait_up_to_date("db", 300)
+    other.plugin.remove("db")
+    assert_nothing_left(other)
+    cluster.assert_no_leaks(60)
+
+
+def test_options_that_device_mapper_cannot_keep_are_refused(cluster):
+    node = cluster[0]
+    for options, word in ({"replicas": "1"}, "replicas"), ({"min-replicas": "2"}, "min-replicas"), \
+            ({"stripes": "2"}, "stripes"), ({"on-full": "fail"}, "on-full"):
+        with pytest.raises(Exception, match=word):
+            node.plugin.create("db", layout="mirrored", size="64MiB", **options)
+    assert node.plugin.list() == []
