@@ -5,8 +5,8 @@
 // place goes to another replica (healing.hpp), inconsistent, which is taken into the set to be rebuilt as soon as the
 // engine reaches it; up_to_date when the set has it in sync and the engine has flushed it.
 //
-// A leg that is to be rebuilt is in the set only while the engine reaches it: the kernel reads a leg's superblock when a
-// set is loaded, and would wait for one that is still being made.
+// A leg that is to be rebuilt is in the set only while the engine reaches it: the kernel reads a leg's superblock when
+// a set is loaded, and would wait for one that is still being made.
 #pragma once
 
 #include <cstdint>

@@ -5,8 +5,9 @@
 // checked by `check` after every decode and before every commit:
 //   - `layout` is one of `extents` (core::volume_map), and their size is the volume's;
 //   - `growth` is what will be appended to extents and layout; nothing uses it before all its replicas' files exist;
-//   - mirrored: the replicas of an extent have distinct legs, below replicas_wanted; min_replicas is 1 (device-mapper goes on with one leg), replicas_wanted at least 2, and a full drive
-//     holds writes: a leg that fails one has to be recorded first (R4);
+//   - mirrored: the replicas of an extent have distinct legs, below replicas_wanted, which is at least 2; min_replicas
+//     is 1 (device-mapper goes on with one leg), and a full drive holds writes: a leg that fails one has to be recorded
+//     first (R4);
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
 //   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer;

@@ -62,8 +62,8 @@ public:
     /// after any failure.
     status grow_device(attachment& of, const volume_record& record);
 
-    /// Mirrored: device-mapper's set gets the legs that the record says, made if it is not there, and the engine is told
-    /// what the set says of them. Success also when there was nothing to do. May be repeated after any failure.
+    /// Mirrored: device-mapper's set is made if it is not there, gets the legs that the record says, and the engine is
+    /// told what the set says of them. Success also when there was nothing to do. May be repeated after any failure.
     status follow_legs(attachment& of, const volume_record& record);
     /// Mirrored: the progress of legs that are being rebuilt, and whether they are done. Never waits for I/O.
     void look_at_legs(attachment& of);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mirrored volumes in the records: which legs the set has, how a leg's place gets another replica, what the options are.
+// Mirrored volumes in the records: which legs the set has, how a leg's place gets another replica, the options.
 #include "orchestrator/core/mirror.hpp"
 
 #include <doctest/doctest.h>
