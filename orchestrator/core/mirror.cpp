@@ -13,10 +13,10 @@ leg_table legs_of(const volume_record& record, const std::vector<core::engine_st
         for (const auto& one : record.extents[i].replicas) {
             if (one.leg >= legs.size() || !one.created) continue;
             const bool reached =
-                i < engines.size() && std::any_of(engines[i].slots.begin(), engines[i].slots.end(),
-                                                  [&](const core::slot_status& slot) {
-                                                      return slot.id == one.id && slot.link_up && slot.resyncing;
-                                                  });
+                i < engines.size() &&
+                std::any_of(engines[i].slots.begin(), engines[i].slots.end(), [&](const core::slot_status& slot) {
+                    return slot.id == one.id && slot.link_up && slot.resyncing;
+                });
             if (one.state == replica_state::up_to_date)
                 legs[one.leg] = {one.id, leg_shape::use::up_to_date};
             else if (one.state == replica_state::inconsistent && reached)

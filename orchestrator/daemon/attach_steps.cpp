@@ -149,12 +149,43 @@ void attach_steps::look_at_legs(attachment& of) {
     volume_shape shape;
     {
         const std::lock_guard lock(of.state);
-        if (!of.legs || !any_rebuilding(*of.legs)) return;
+        if (!of.legs) return;
         shape = {of.name, of.id, {}, {}, *of.legs};
     }
-    if (const auto told = tell_legs(of, shape); told.has_error())
+    auto looked = scrub_sets(of, shape);
+    if (looked.has_value() && any_rebuilding(shape.legs)) looked = tell_legs(of, shape);
+    if (looked.has_error())
         log(log_level::warning, "legs", "cannot be looked at",
-            {{"volume", of.volume_name()}, {"error", told.error().text}});
+            {{"volume", shape.name}, {"error", looked.error().text}});
+}
+
+/// With `operation` held, so nobody else steps.
+status attach_steps::scrub_sets(attachment& of, const volume_shape& shape) {
+    const auto view = env_.cache.view();
+    const auto* volume = find_volume(*view, of.id);
+    const auto link = of.current_link();
+    if (volume == nullptr || !link || link->epoch() != volume->record.epoch) return ok();
+    const std::uint64_t wanted = policy_of(volume->record).scrub;
+    std::vector<set_scrub> scrubs;
+    {
+        const std::lock_guard lock(of.state);
+        of.scrubs.resize(shape.legs.size());
+        scrubs = of.scrubs;
+    }
+    const bool any = std::any_of(scrubs.begin(), scrubs.end(), [&](const set_scrub& one) {
+        return one.status().running || wanted > one.status().serial;
+    });
+    if (!any) return ok();
+    TRY_ASSIGN(const auto sets, devices_.sets(shape));
+    std::vector<core::scrub_status> told;
+    for (std::size_t i = 0; i < std::min(sets.size(), scrubs.size()); ++i) {
+        TRY(devices_.order_set(shape, i, scrubs[i].step(sets[i], wanted)));
+        told.push_back(scrubs[i].status());
+    }
+    link->set_leg_scrubs(std::move(told));
+    const std::lock_guard lock(of.state);
+    of.scrubs = std::move(scrubs);
+    return ok();
 }
 
 /// What the engine must know it is told until the record shows it: it may have a reason not to act on it now.

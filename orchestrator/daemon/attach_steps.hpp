@@ -65,7 +65,8 @@ public:
     /// Mirrored: device-mapper's set is made if it is not there, gets the legs that the record says, and the engine is
     /// told what the set says of them. Success also when there was nothing to do. May be repeated after any failure.
     status follow_legs(attachment& of, const volume_record& record);
-    /// Mirrored: the progress of legs that are being rebuilt, and whether they are done. Never waits for I/O.
+    /// Mirrored: the progress of legs that are being rebuilt, and whether they are done; the scrub that the record asks
+    /// for. Never waits for I/O.
     void look_at_legs(attachment& of);
 
     /// Becomes the writer for repair only (transitions' attach_for_maintenance, decided by `still_wanted`) and starts
@@ -116,6 +117,7 @@ private:
     void note_device(attachment& of);
     result<volume_record> with_legs_of_today(volume_record record);
     status tell_legs(attachment& of, const volume_shape& shape);
+    status scrub_sets(attachment& of, const volume_shape& shape);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);

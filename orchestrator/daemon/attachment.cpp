@@ -84,6 +84,7 @@ status attachment_table::forget_references(attachment& of) {
     of.idle_since.reset();
     of.mountpoint.clear();
     of.legs.reset();
+    of.scrubs.clear();
     return ok();
 }
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "orchestrator/core/mirror.hpp"
+#include "orchestrator/core/mirror_scrub.hpp"
 #include "orchestrator/core/mount_refs.hpp"
 #include "orchestrator/daemon/control_link.hpp"
 
@@ -40,6 +41,7 @@ struct attachment {
     bool dockerd_restarted = false;  // and `refs` do not say so yet
     std::uint64_t device_bytes = 0;  // of a device that can grow while it is used; 0: none, 1: not looked at yet
     std::optional<leg_table> legs;   // mirrored: those that the set was given last; none: to be looked at
+    std::vector<set_scrub> scrubs;   // mirrored: of each extent
     std::string mountpoint;          // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 

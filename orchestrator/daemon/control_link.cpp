@@ -20,7 +20,7 @@ control_link::control_link(const volume_paths& paths, volume_id id, std::uint64_
 std::vector<core::engine_status> control_link::latest() const {
     const std::lock_guard lock(mutex_);
     auto told = status_;
-    if (leg_progress_.empty()) return told;
+    for (std::size_t i = 0; i < std::min(told.size(), leg_scrubs_.size()); ++i) told[i].scrub = leg_scrubs_[i];
     for (auto& extent : told)
         for (auto& slot : extent.slots)
             if (const auto done = leg_progress_.find(slot.id); slot.resyncing && done != leg_progress_.end())
@@ -170,6 +170,11 @@ void control_link::tell_leg(const core::leg_message& leg) {
 void control_link::set_leg_progress(std::map<replica_id, std::uint64_t> done_bytes) {
     const std::lock_guard lock(mutex_);
     leg_progress_ = std::move(done_bytes);
+}
+
+void control_link::set_leg_scrubs(std::vector<core::scrub_status> scrubs) {
+    const std::lock_guard lock(mutex_);
+    leg_scrubs_ = std::move(scrubs);
 }
 
 bool control_link::waiting_for_space() const {

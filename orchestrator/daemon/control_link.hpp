@@ -46,6 +46,9 @@ public:
     /// it.
     void set_leg_progress(std::map<replica_id, std::uint64_t> done_bytes);
 
+    /// Mirrored: the scrub of each extent, which is device-mapper's too.
+    void set_leg_scrubs(std::vector<core::scrub_status> scrubs);
+
     /// Tells the server about replicas, states, addresses and policy if they differ from what it was told last.
     /// `revision` is the record's: members older than an answer that was already given are dropped, never sent after
     /// it.
@@ -96,6 +99,7 @@ private:
     std::condition_variable changed_;
     std::vector<core::engine_status> status_;
     std::map<replica_id, std::uint64_t> leg_progress_;
+    std::vector<core::scrub_status> leg_scrubs_;
     core::members_message members_;  // no extents: nothing is known yet
     std::string members_sent_;       // encoded, to tell whether they differ
     std::uint64_t reaffirmed_in_ = 0;

@@ -119,6 +119,18 @@ status decide_start(dm::layout_segment& segment, const dm::observed_device* set)
     return ok();
 }
 
+std::string set_name(const kernel_scope& scope, const volume_shape& shape, std::size_t extent) {
+    const dm::device_role role{dm::device_role::part::segment, static_cast<unsigned>(extent), 0};
+    return dm::render_name({scope.scope, shape.id.str(), role}, shape.name);
+}
+
+result<dm::raid_status> read_set(const kernel_scope& scope, const volume_shape& shape, std::size_t extent) {
+    TRY_ASSIGN(const auto rows, dm::driver::status_rows(set_name(scope, shape, extent)));
+    if (rows.size() != 1)
+        return error{errc::corrupt, fmt::format("the set of extent {} has {} rows", extent, rows.size())};
+    return dm::parse_raid_status(rows.front().params);
+}
+
 }  // namespace
 
 result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, const volume_paths& paths,
@@ -158,11 +170,7 @@ status release_legs(const kernel_scope& scope, const volume_shape& shape, millis
 result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volume_shape& shape) {
     std::vector<leg_report> all;
     for (std::size_t i = 0; i < shape.legs.size(); ++i) {
-        const dm::device_identity who{
-            scope.scope, shape.id.str(), {dm::device_role::part::segment, static_cast<unsigned>(i), 0}};
-        TRY_ASSIGN(const auto rows, dm::driver::status_rows(dm::render_name(who, shape.name)));
-        if (rows.size() != 1) return error{errc::corrupt, fmt::format("segment {} has {} rows", i, rows.size())};
-        TRY_ASSIGN(const auto set, dm::parse_raid_status(rows.front().params));
+        TRY_ASSIGN(const auto set, read_set(scope, shape, i));
         for (std::size_t place = 0; place < std::min(set.legs.size(), shape.legs[i].size()); ++place) {
             const auto& leg = shape.legs[i][place];
             if (leg.as == leg_shape::use::missing) continue;
@@ -177,6 +185,31 @@ result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volum
         }
     }
     return all;
+}
+
+result<std::vector<set_state>> read_sets(const kernel_scope& scope, const volume_shape& shape) {
+    std::vector<set_state> all;
+    for (std::size_t i = 0; i < shape.legs.size(); ++i) {
+        TRY_ASSIGN(const auto set, read_set(scope, shape, i));
+        set_state state;
+        using work = set_state::work;
+        state.now = set.action == dm::sync_action::idle     ? work::idle
+                    : set.action == dm::sync_action::check  ? work::checking
+                    : set.action == dm::sync_action::repair ? work::repairing
+                                                            : work::other;
+        state.whole = std::all_of(set.legs.begin(), set.legs.end(),
+                                  [](dm::leg_health leg) { return leg == dm::leg_health::in_sync; });
+        state.differing_bytes = set.mismatches * dm::sector_bytes;
+        state.done_bytes = set.done_sectors * dm::sector_bytes;
+        state.size_bytes = set.all_sectors * dm::sector_bytes;
+        all.push_back(state);
+    }
+    return all;
+}
+
+status order_set(const kernel_scope& scope, const volume_shape& shape, std::size_t extent, set_order what) {
+    if (what == set_order::none) return ok();
+    return dm::driver::message(set_name(scope, shape, extent), 0, what == set_order::check ? "check" : "repair");
 }
 
 }  // namespace weft

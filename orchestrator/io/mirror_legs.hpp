@@ -30,5 +30,8 @@ status release_legs(const kernel_scope& scope, const volume_shape& shape, std::c
 
 /// As volume_devices::legs.
 result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volume_shape& shape);
+/// As volume_devices::sets and order_set.
+result<std::vector<set_state>> read_sets(const kernel_scope& scope, const volume_shape& shape);
+status order_set(const kernel_scope& scope, const volume_shape& shape, std::size_t extent, set_order what);
 
 }  // namespace weft

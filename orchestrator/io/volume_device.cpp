@@ -64,6 +64,14 @@ result<std::vector<leg_report>> volume_devices::legs(const volume_shape& shape) 
     return read_legs(scope_of(options_), shape);
 }
 
+result<std::vector<set_state>> volume_devices::sets(const volume_shape& shape) const {
+    return read_sets(scope_of(options_), shape);
+}
+
+status volume_devices::order_set(const volume_shape& shape, std::size_t extent, set_order what) const {
+    return weft::order_set(scope_of(options_), shape, extent, what);
+}
+
 status volume_devices::teardown(const volume_paths& paths, const volume_id& id, const teardown_options& options) const {
     TRY(teardown_kernel(scope_of(options_), id, options));
     return teardown_portable(paths, options);

@@ -22,6 +22,7 @@
 #include "nbd-backend/core/volume_layout.hpp"
 #include "orchestrator/core/daemon_options.hpp"
 #include "orchestrator/core/mirror.hpp"
+#include "orchestrator/core/mirror_scrub.hpp"
 #include "orchestrator/io/mountinfo.hpp"
 #include "orchestrator/io/volume_process.hpp"
 
@@ -78,6 +79,10 @@ public:
 
     /// Of a mirrored volume that is attached: the legs of which there is something to tell. Errors: io_failed, corrupt.
     [[nodiscard]] result<std::vector<leg_report>> legs(const volume_shape& shape) const;
+    /// As above: what the set of each extent says of itself. Errors: io_failed, corrupt.
+    [[nodiscard]] result<std::vector<set_state>> sets(const volume_shape& shape) const;
+    /// As above. Errors: io_failed, busy (something else is going on in the set).
+    [[nodiscard]] status order_set(const volume_shape& shape, std::size_t extent, set_order what) const;
 
     /// Unmounts and takes the device apart; idempotent and resumable. Never lazy: while a foreign mount namespace or a
     /// process holds the file system it stays. Errors: busy (names who), timed_out (still going on; call again),
