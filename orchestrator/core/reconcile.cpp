@@ -57,10 +57,15 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
         plan.emplace_back(tear_down_dead{seen.id, record.name});
 }
 
+bool is_away(const observed_node& observed, const drive_id& id) {
+    return std::find(observed.away.begin(), observed.away.end(), id) != observed.away.end();
+}
+
 void plan_servers(std::vector<action>& plan, const cluster_view& view, const observed_node& observed) {
     for (const auto& [id, drive] : view.drives) {
         const bool serving = std::find(observed.serving.begin(), observed.serving.end(), id) != observed.serving.end();
-        if (drive.record.node == observed.me && !serving) plan.emplace_back(start_server{drive.record});
+        if (drive.record.node == observed.me && !serving && !is_away(observed, id))
+            plan.emplace_back(start_server{drive.record});
     }
     if (!observed.records_current) return;
     for (const auto& id : observed.serving) {
@@ -76,7 +81,7 @@ void plan_replicas(std::vector<action>& plan, const cluster_view& view, const ob
     for (const auto& [name, volume] : view.volumes)
         for (const auto* extent : all_extents(volume.record))
             for (const auto& replica : extent->replicas)
-                if (replica.node == observed.me && !replica.created)
+                if (replica.node == observed.me && !replica.created && !is_away(observed, replica.drive))
                     plan.emplace_back(create_replica{name, volume.record.id, replica.drive, replica, extent->size_bytes,
                                                      volume.record.thick, volume.record.checksums});
     for (const auto& [id, trash] : view.trash) {
@@ -85,7 +90,7 @@ void plan_replicas(std::vector<action>& plan, const cluster_view& view, const ob
         // Of a node that was forgotten: there is nobody to delete the files, only the key is left.
         const bool nobodys =
             !known && !view.nodes.contains(trash.record.node) && !view.bad.contains(node_key(trash.record.node));
-        if ((trash.record.node == observed.me || nobodys) && !unreadable)
+        if ((trash.record.node == observed.me || nobodys) && !unreadable && !is_away(observed, trash.record.drive))
             plan.emplace_back(delete_replica{trash.record, known});
     }
 }

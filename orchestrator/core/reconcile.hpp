@@ -45,6 +45,7 @@ struct observed_node {
     bool records_current = false;   // the store answered the latest look
     std::vector<drive_id> serving;  // drives whose replica server runs, or is to be started again by its keeper
     std::vector<observed_attachment> attachments;
+    std::vector<drive_id> away = {};  // own drives whose device is not mounted: nothing can be done on them
 };
 
 /// A replica server is missing.

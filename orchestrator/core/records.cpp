@@ -197,9 +197,33 @@ result<volume_record> decode_volume_object(const json::object& stored) {
     return record;
 }
 
-result<drive_record> decode_drive_object(const json::object& object) {
-    TRY(fields::expect_fields(
-        object, {"id", "node", "path", "host", "port", "size_bytes", "free_bytes", "draining", "down", "filled_past"}));
+json::value to_json(const drive_device& device) {
+    if (device.filesystem.empty()) return nullptr;
+    return json::object{{"filesystem", device.filesystem}, {"name", device.name},
+                        {"model", device.model},           {"serial", device.serial},
+                        {"size_bytes", device.size_bytes}, {"missing", device.missing}};
+}
+
+result<drive_device> decode_device(const json::object& within) {
+    const auto* found = within.if_contains("device");
+    if (found == nullptr || found->is_null()) return drive_device{};
+    TRY_ASSIGN(const auto* object, fields::object_of(within, "device"));
+    TRY(fields::expect_fields(*object, {"filesystem", "name", "model", "serial", "size_bytes", "missing"}));
+    drive_device device;
+    TRY_ASSIGN(device.filesystem, fields::uuid(*object, "filesystem"));
+    TRY_ASSIGN(device.name, checked_text(*object, "name", parse_drive_path));
+    TRY_ASSIGN(device.model, fields::text(*object, "model"));
+    TRY_ASSIGN(device.serial, fields::text(*object, "serial"));
+    TRY_ASSIGN(device.size_bytes, fields::number(*object, "size_bytes"));
+    TRY_ASSIGN(device.missing, fields::boolean(*object, "missing"));
+    return device;
+}
+
+result<drive_record> decode_drive_object(const json::object& stored) {
+    json::object object = stored;
+    if (!object.contains("device")) object["device"] = nullptr;  // of a Weft that had only directories
+    TRY(fields::expect_fields(object, {"id", "node", "path", "host", "port", "size_bytes", "free_bytes", "draining",
+                                       "down", "filled_past", "device"}));
     drive_record record;
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
     record.id = drive_id{std::move(id)};
@@ -215,6 +239,7 @@ result<drive_record> decode_drive_object(const json::object& object) {
     TRY_ASSIGN(record.down, fields::boolean(object, "down"));
     TRY_ASSIGN(const auto filled_past, fields::number(object, "filled_past", 100));
     record.filled_past = static_cast<std::uint32_t>(filled_past);
+    TRY_ASSIGN(record.device, decode_device(object));
     return record;
 }
 
@@ -354,7 +379,8 @@ std::string encode(const drive_record& record) {
                                         {"free_bytes", record.free_bytes},
                                         {"draining", record.draining},
                                         {"down", record.down},
-                                        {"filled_past", record.filled_past}});
+                                        {"filled_past", record.filled_past},
+                                        {"device", to_json(record.device)}});
 }
 
 std::string encode(const node_record& record) {

@@ -87,6 +87,15 @@ struct volume_record {
     [[nodiscard]] bool ready() const;
 };
 
+/// The block device of a drive that weftd formatted and mounts; no file system: the drive is a directory.
+struct drive_device {
+    std::string filesystem;  // UUID of its XFS: what the drive is found by
+    std::string name;        // "/dev/vdb", as last seen; for people
+    std::string model, serial;
+    std::uint64_t size_bytes = 0;
+    bool missing = false;  // its node does not have it now
+};
+
 struct drive_record {
     drive_id id;
     node_name node;
@@ -98,6 +107,9 @@ struct drive_record {
     bool draining = false;          // takes no new replicas
     bool down = false;              // its node cannot keep its replica server running
     std::uint32_t filled_past = 0;  // percent: the mark of space.hpp that it has passed, 0 for none
+    drive_device device = {};
+
+    [[nodiscard]] bool is_block() const { return !device.filesystem.empty(); }
 };
 
 struct node_record {

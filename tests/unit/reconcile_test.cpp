@@ -267,3 +267,18 @@ TEST_CASE("reconcile: a device that is smaller than its volume grows, used or no
     seen.device_bytes = 0;  // a portable one
     CHECK(plan_actions(attached_on_n1(), on_n1({seen})).empty());
 }
+
+TEST_CASE("reconcile: on a drive that is not mounted nothing is started, made or deleted") {
+    auto view = attached_on_n1();
+    view.volumes["db"].record.extents[0].replicas[0].created = false;
+    const replica_id buried{"c0000000-0000-4000-8000-000000000000"};
+    view.trash[buried] = {{buried, drive_a, n1, "old"}, 8};
+    auto node = on_n1({healthy()});
+    node.serving.clear();
+    CHECK(plan_actions(view, node).size() == 3);
+    node.away = {drive_a};
+    CHECK(plan_actions(view, node).empty());
+    // What stops a server is not held up by that.
+    node.serving = {drive_b};
+    CHECK(only<stop_server>(plan_actions(view, node))->drive == drive_b);
+}

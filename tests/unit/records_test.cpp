@@ -104,6 +104,11 @@ TEST_CASE("records: every kind survives encode, decode, encode") {
 
     drive_record drive{test::drive(1), test::node(1), "/srv/weft disk", "127.0.0.1", 7480, 10 * gib, 9 * gib, true};
     CHECK(encode(*decode_drive(encode(drive))) == encode(drive));
+    drive.device = {test::uuid(5), "/dev/disk one", "A disk", "S3R14L", 11 * gib, true};
+    const auto block = decode_drive(encode(drive));
+    REQUIRE(block.has_value());
+    CHECK(block->is_block());
+    CHECK(encode(*block) == encode(drive));
     node_record node{test::node(2), "storage2.example.net", "0.1.0"};
     CHECK(encode(*decode_node(encode(node))) == encode(node));
     trash_record trash{test::replica(1), test::drive(1), test::node(1), "db"};
@@ -158,6 +163,18 @@ TEST_CASE("records: what is not a JSON object is corrupt") {
         CHECK(decoded.error().text.starts_with("volume record: "));
         CHECK(decoded.error().text.size() < 300);
     }
+}
+
+TEST_CASE("records: a drive's record that an earlier Weft wrote is a directory's") {
+    const std::string now = encode(drive_record{test::drive(1), test::node(1), "/d", "h", 7480, 1, 1, false});
+    const auto before = decode_drive(replaced(now, R"(,"device":null)", ""));
+    REQUIRE(before.has_value());
+    CHECK(!before->is_block());
+    CHECK(encode(*before) == now);
+    const std::string wrong = R"(,"device":{"filesystem":"","name":"/dev/vdb","model":"","serial":"","size_bytes":1,)"
+                              R"("missing":false})";
+    CHECK(decode_drive(replaced(now, R"(,"device":null)", wrong)).error().text.find("'filesystem'") !=
+          std::string::npos);
 }
 
 TEST_CASE("records: drives, nodes and trash are held to their grammar") {
