@@ -24,7 +24,7 @@ install: all ## Put everything below DESTDIR (default /), programs below PREFIX 
 	@install -D -m 755 -t $(LIBEXEC) systemd/weft-node-down
 	@$(foreach unit,$(wildcard systemd/*.service systemd/*.socket systemd/*.slice), \
 	    $(call install_text,$(unit),$(UNITS)/$(notdir $(unit))) &&) true
-	@$(foreach mounts,var-lib-weft-mounts- run-weft-volumes-, \
+	@$(foreach mounts,var-lib-weft-mounts- var-lib-weft-drives- run-weft-volumes-, \
 	    install -D -m 644 -t $(UNITS)/$(mounts).mount.d systemd/10-weft-mounts.conf &&) true
 	@install -D -m 644 systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/weft.conf
 	@install -D -m 644 systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/weft.conf

@@ -21,6 +21,7 @@ namespace json = boost::json;
 namespace {
 
 constexpr std::size_t events_default = 50;
+constexpr std::size_t erase_length_max = 2000;  // bytes
 
 struct route_input {
     const std::vector<std::string>& path;  // decoded segments after "v1"
@@ -84,12 +85,27 @@ result<http_response> get_events(service& served, const route_input& input) {
     return answer_view(served.list_events(newest));
 }
 
+/// TYPE:ID[,TYPE:ID…]; what it has to name is for the service to compare.
+result<std::string> parse_erase(const json::object& object) {
+    if (!object.contains("erase")) return std::string();
+    TRY_ASSIGN(const std::string erase, json_input::required_text(object, "erase"));
+    constexpr std::string_view allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:,";
+    if (erase.size() <= erase_length_max && erase.find(':') != std::string::npos &&
+        erase.find_first_not_of(allowed) == std::string::npos)
+        return erase;
+    return error{errc::invalid_argument,
+                 fmt::format("field 'erase' must name what may be lost as TYPE:ID, several with commas between them, "
+                             "as the refusal without it says; not '{}'",
+                             printable(erase))};
+}
+
 result<http_response> post_drive(service& served, const route_input& input) {
     TRY_ASSIGN(const json::object object, json_input::parse_object(input.body));
-    TRY(json_input::refuse_unknown(object, {"path"}));
+    TRY(json_input::refuse_unknown(object, {"path", "erase"}));
     TRY_ASSIGN(const std::string text, json_input::required_text(object, "path"));
     TRY_ASSIGN(const std::string path, parse_drive_path(text));
-    return answer_view(served.add_drive(path), 201);
+    TRY_ASSIGN(const std::string erase, parse_erase(object));
+    return answer_view(served.add_drive(path, erase), 201);
 }
 
 /// A drive's id, a prefix of it, or its path: what may reach the service.
@@ -101,6 +117,25 @@ result<std::string> parse_drive_argument(const std::string& text) {
                  fmt::format("'{}' does not name a drive: give its id, at least the first 4 characters of it, or the "
                              "absolute path of its directory",
                              printable(text))};
+}
+
+/// By id, the beginning of one, or on this node by directory or device.
+result<http_response> get_drive(service& served, const route_input& input) {
+    TRY_ASSIGN(const std::string wanted, parse_drive_argument(input.path[1]));
+    TRY_ASSIGN(const auto all, served.list_drives());
+    TRY_ASSIGN(const auto cluster, served.cluster_status());
+    const drive_view* found = nullptr;
+    for (const auto& one : all) {
+        const drive_record& drive = one.record;
+        const bool named = drive.node.str() == cluster.node && (drive.path == wanted || drive.device.name == wanted);
+        if (!named && !drive.id.str().starts_with(wanted)) continue;
+        if (found != nullptr)
+            return error{errc::invalid_argument,
+                         fmt::format("'{}' fits several drives; give more of the id", printable(wanted))};
+        found = &one;
+    }
+    if (found == nullptr) return error{errc::not_found, fmt::format("there is no drive '{}'", printable(wanted))};
+    return answer(200, to_json(*found));
 }
 
 result<http_response> delete_drive(service& served, const route_input& input) {
@@ -217,6 +252,7 @@ const std::vector<route>& routes() {
         {"GET", {"status"}, false, get_status},
         {"GET", {"nodes"}, false, get_nodes},
         {"GET", {"drives"}, false, get_drives},
+        {"GET", {"drives", "*"}, false, get_drive},
         {"POST", {"drives"}, false, post_drive},
         {"DELETE", {"drives", "*"}, false, delete_drive},
         {"GET", {"volumes"}, false, get_volumes},

@@ -128,7 +128,9 @@ public:
     virtual result<repair_view> forget_node(const std::string& name, bool force) = 0;
     /// `path` is a directory on this node. Errors: invalid_argument (a file, relative, missing), already_exists,
     /// io_failed (read-only), no_space (full), busy (belongs to another cluster or node).
-    virtual result<drive_view> add_drive(const std::string& path) = 0;
+    /// `path`: a directory or a block device. `erase`: what may be lost on the device, TYPE:ID[,…]
+    /// (core/drive_device.hpp).
+    virtual result<drive_view> add_drive(const std::string& path, const std::string& erase) = 0;
     /// Errors: not_found; busy while it holds replicas or is on another node. `id_or_path`: the drive's id, a unique
     /// prefix of it (>= 4 characters) or its path on this node.
     virtual status remove_drive(const std::string& id_or_path) = 0;

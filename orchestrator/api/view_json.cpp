@@ -116,6 +116,13 @@ json::value to_json(const volume_view& view) {
                         {"from_cache", view.from_cache}};
 }
 
+json::value to_json(const drive_device& device) {
+    if (device.filesystem.empty()) return nullptr;
+    return json::object{{"name", device.name},       {"model", device.model},
+                        {"serial", device.serial},   {"size_bytes", device.size_bytes},
+                        {"missing", device.missing}, {"filesystem", device.filesystem}};
+}
+
 json::value to_json(const drive_view& view) {
     const drive_record& record = view.record;
     return json::object{{"id", record.id.str()},
@@ -128,6 +135,7 @@ json::value to_json(const drive_view& view) {
                         {"draining", record.draining},
                         {"down", record.down},
                         {"filled_past_percent", record.filled_past},
+                        {"device", to_json(record.device)},
                         {"replicas", view.replicas},
                         {"serving", view.serving}};
 }

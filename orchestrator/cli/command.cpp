@@ -68,6 +68,7 @@ void add_command_options(options::options_description& all, verb what) {
             "on-full", options::value<std::string>())("resync-rate", options::value<std::string>())(
             "scrub-every", options::value<std::string>())("stripes", options::value<std::string>())(
             "layout", options::value<std::string>())("opt", options::value<std::vector<std::string>>());
+    if (what == verb::drive_add) all.add_options()("erase", options::value<std::string>());
     if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
     if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
     if (what == verb::volume_scrub) all.add_options()("wait", "");
@@ -166,6 +167,8 @@ parsed_line parse_command(const command_help& command, const std::vector<std::st
         if (given.count("size") == 0) throw usage_error{"--size is missing: how large is the volume to be, in all?"};
         run.size = given["size"].as<std::string>();
     }
+    if (given.count("erase") != 0) run.erase = given["erase"].as<std::string>();
+    if (given.count("erase") != 0 && run.erase.empty()) throw usage_error{"--erase is empty"};
     if (given.count("from") != 0) run.from = given["from"].as<std::string>();
     if (command.what == verb::volume_recover && run.from.empty())
         throw usage_error{"--from is missing: name the replica to go on from; 'weft volume inspect NAME' shows them"};

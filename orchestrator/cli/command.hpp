@@ -20,6 +20,7 @@ enum class verb {
     node_forget,
     drive_add,
     drive_ls,
+    drive_inspect,
     drive_rm,
     volume_create,
     volume_ls,
@@ -43,8 +44,9 @@ struct invocation {
     std::string argument;                        // NAME, PATH or ID; empty where the command takes none
     std::map<std::string, std::string> options;  // volume create, volume set
     bool force = false, watch = false, wait = false;
-    std::string size;  // volume grow
-    std::string from;  // volume recover: a replica's id or the beginning of it
+    std::string size;   // volume grow
+    std::string erase;  // drive add: what may be lost
+    std::string from;   // volume recover: a replica's id or the beginning of it
     bool accept_data_loss = false;
     std::size_t newest = 50;  // events
     std::string socket;       // empty: as the environment says

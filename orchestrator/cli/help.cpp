@@ -65,11 +65,15 @@ const std::vector<command_help>& commands() {
          "drive",
          {"add", "create"},
          "PATH",
-         "Give a directory of this node to the pool",
-         "",
-         "PATH is absolute. The directory should be a mounted file system of its own (XFS is recommended); its free "
-         "space\n"
-         "is what volumes are placed by.\n"},
+         "Give a block device or a directory of this node to the pool",
+         "  --erase WHAT          format a device although it is not blank: WHAT names all that is lost by it, as the\n"
+         "                        refusal without this option says\n",
+         "PATH is absolute. A block device (disk, partition, logical volume) is formatted with XFS, mounted by weftd "
+         "and\n"
+         "found again by its UUID, whatever its name is then; it is refused when anything is on it or uses it. A "
+         "directory\n"
+         "should be a mounted file system of its own (XFS is recommended); its free space is what volumes are placed "
+         "by.\n"},
         {verb::drive_ls,
          "drive",
          {"ls", "list"},
@@ -77,13 +81,23 @@ const std::vector<command_help>& commands() {
          "List the drives of the pool",
          "",
          "SERVING is known for the drives of the node that is asked.\n"},
+        {verb::drive_inspect,
+         "drive",
+         {"inspect", "show"},
+         "ID",
+         "Show a drive in detail",
+         "",
+         "ID is the drive's id, at least the first 4 characters of it, or its directory or device on this node.\n"},
         {verb::drive_rm,
          "drive",
          {"rm", "remove", "delete"},
          "ID",
          "Take an empty drive out of the pool",
          "",
-         "ID is the drive's id, at least the first 4 characters of it, or its path on this node.\n"},
+         "ID is the drive's id, at least the first 4 characters of it, or its directory or device on this node. "
+         "Refused "
+         "while\n"
+         "replicas are on it. A device that weftd mounted is unmounted.\n"},
         {verb::volume_create,
          "volume",
          {"create", "add"},
@@ -193,7 +207,7 @@ const std::vector<command_help>& commands() {
 
 constexpr std::array<std::pair<std::string_view, std::string_view>, 3> groups = {{
     {"node", "The machines that run weftd"},
-    {"drive", "The directories that nodes give to the pool"},
+    {"drive", "The devices and directories that nodes give to the pool"},
     {"volume", "What containers use"},
 }};
 
@@ -292,7 +306,7 @@ COMMANDS
   NO_COLOR              if set and not empty: no colour, also on a terminal
 
 Examples:
-  weft drive add /srv/weft/disk1
+  weft drive add /dev/vdb
   weft volume create db --size 20GiB --replicas 3
   docker volume create -d weft -o size=20GiB db
   weft volume show db --watch

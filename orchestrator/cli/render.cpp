@@ -67,11 +67,21 @@ cell replica_count(const json::value& volume) {
 cell drive_note(const json::value& drive) {
     const bool down = flag_of(drive, "down");
     std::vector<std::string> notes;
-    if (down) notes.emplace_back("down");
+    if (flag_of(member(drive, "device"), "missing"))
+        notes.emplace_back("missing");
+    else if (down)
+        notes.emplace_back("down");
     if (flag_of(drive, "draining")) notes.emplace_back("draining");
     if (const auto mark = number_of(drive, "filled_past_percent"); mark > 0)
         notes.push_back(fmt::format("over {} % full", mark));
     return {fmt::format("{}", fmt::join(notes, ", ")), down ? tone::bad : tone::warning, false};
+}
+
+/// What the hardware calls itself: "ST4000NM0035 ZC10ABCD".
+std::string hardware_of(const json::value& drive) {
+    const json::value& device = member(drive, "device");
+    const std::string model = clean(text_of(device, "model")), serial = clean(text_of(device, "serial"));
+    return model + (model.empty() || serial.empty() ? "" : " ") + serial;
 }
 
 cell short_writer(const json::value& volume) {
@@ -214,7 +224,7 @@ std::string replica_text(const style& how, const json::value& replica, const jso
     std::string text = fmt::format("replica {} on {}  {}", clean(id.substr(0, short_id)),
                                    clean(text_of(replica, "node")), paint(how, tone_of(state), state));
     text += fmt::format("  drive {}", clean(drive_id.substr(0, short_id)));
-    if (drive.is_object()) text += fmt::format(" {} at {}", clean(text_of(drive, "path")), address_of(drive));
+    if (drive.is_object()) text += fmt::format(" {} at {}", clean(drive_name(drive)), address_of(drive));
     if (!flag_of(replica, "created")) text += "  " + paint(how, tone::warning, "not yet created");
     const json::value& slot = find_by_id(member(engine, "slots"), id);
     if (flag_of(slot, "full")) text += "  " + paint(how, tone::bad, "its drive is full");
@@ -223,6 +233,11 @@ std::string replica_text(const style& how, const json::value& replica, const jso
 }
 
 }  // namespace
+
+std::string drive_name(const json::value& drive) {
+    const std::string device = text_of(member(drive, "device"), "name");
+    return device.empty() ? text_of(drive, "path") : device;
+}
 
 std::string render_policies(const json::value& volume) {
     const std::uint64_t rate = number_of(volume, "resync_rate_bytes");
@@ -262,7 +277,7 @@ std::string render_drives(const style& how, const json::value& drives) {
         const bool serving = flag_of(drive, "serving");
         rows.push_back({plain(text_of(drive, "id").substr(0, short_id)),
                         plain(text_of(drive, "node")),
-                        plain(text_of(drive, "path")),
+                        plain(drive_name(drive)),
                         size(total),
                         size(spare),
                         {percent(total - std::min(spare, total), total), tone::plain, true},
@@ -270,10 +285,32 @@ std::string render_drives(const style& how, const json::value& drives) {
                         // Only the drive's own node knows whether it is served.
                         {serving ? "yes" : "-", serving ? tone::good : tone::dim, false},
                         drive_note(drive),
-                        plain(address_of(drive))});
+                        plain(address_of(drive)),
+                        plain(hardware_of(drive))});
     }
     return render_table(
-        how, {"DRIVE", "NODE", "PATH", "SIZE", "FREE", "USED", "REPLICAS", "SERVING", "NOTE", "ADDRESS"}, rows);
+        how, {"DRIVE", "NODE", "PATH", "SIZE", "FREE", "USED", "REPLICAS", "SERVING", "NOTE", "ADDRESS", "MODEL"},
+        rows);
+}
+
+std::string render_drive(const style& how, const json::value& drive) {
+    const json::value& device = member(drive, "device");
+    const std::uint64_t total = number_of(drive, "size_bytes"), spare = number_of(drive, "free_bytes");
+    const cell note = drive_note(drive);
+    std::string text = fmt::format("{} {}\n", paint(how, tone::heading, "drive " + clean(text_of(drive, "id"))),
+                                   note.text.empty() ? paint(how, tone::good, "ok") : paint(how, note.as, note.text));
+    text += fact(how, "node", fmt::format("{}, {}", clean(text_of(drive, "node")), address_of(drive)));
+    if (device.is_object()) {
+        const std::string hardware = hardware_of(drive);
+        text += fact(how, "device",
+                     fmt::format("{}, {}{}{}", clean(text_of(device, "name")),
+                                 render_size(number_of(device, "size_bytes")), hardware.empty() ? "" : ", ", hardware));
+        text += fact(how, "fs", fmt::format("xfs, UUID {}", clean(text_of(device, "filesystem"))));
+    }
+    text += fact(how, "directory", clean(text_of(drive, "path")));
+    text += fact(how, "space", fmt::format("{} free of {}", render_size(spare), render_size(total)));
+    text += fact(how, "replicas", fmt::format("{}", number_of(drive, "replicas")));
+    return text + fact(how, "serving", flag_of(drive, "serving") ? "yes" : "-");
 }
 
 std::string render_volumes(const style& how, const json::value& volumes) {

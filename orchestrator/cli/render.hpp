@@ -14,6 +14,9 @@
 namespace weft::cli {
 
 std::string render_nodes(const style& how, const boost::json::value& nodes);
+/// The device, or where there is none the directory.
+std::string drive_name(const boost::json::value& drive);
+std::string render_drive(const style& how, const boost::json::value& drive);
 std::string render_drives(const style& how, const boost::json::value& drives);
 std::string render_volumes(const style& how, const boost::json::value& volumes);
 std::string render_status(const style& how, const boost::json::value& cluster);

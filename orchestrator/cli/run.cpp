@@ -57,7 +57,12 @@ http_request request_of(const invocation& command) {
         case verb::node_forget:
             return {"POST", "/v1/nodes/" + name + "/forget", json::serialize(json::object{{"force", command.force}})};
         case verb::drive_ls: return {"GET", "/v1/drives", ""};
-        case verb::drive_add: return {"POST", "/v1/drives", json::serialize(json::object{{"path", command.argument}})};
+        case verb::drive_inspect: return {"GET", "/v1/drives/" + name, ""};
+        case verb::drive_add: {
+            json::object wanted{{"path", command.argument}};
+            if (!command.erase.empty()) wanted["erase"] = command.erase;
+            return {"POST", "/v1/drives", json::serialize(wanted)};
+        }
         case verb::drive_rm: return {"DELETE", "/v1/drives/" + name, ""};
         case verb::volume_ls: return {"GET", "/v1/volumes", ""};
         case verb::volume_create:
@@ -94,8 +99,9 @@ std::string render_answer(const invocation& command, const surroundings& world, 
     switch (command.what) {
         case verb::node_ls: return render_nodes(world.how, body);
         case verb::drive_ls: return render_drives(world.how, body);
+        case verb::drive_inspect: return render_drive(world.how, body);
         case verb::drive_add:
-            return fmt::format("drive {} added: {}\n", clean(text_of(body, "id")), clean(text_of(body, "path")));
+            return fmt::format("drive {} added: {}\n", clean(text_of(body, "id")), clean(drive_name(body)));
         case verb::drive_rm: return fmt::format("drive {} removed\n", name);
         case verb::volume_ls: return render_volumes(world.how, body);
         case verb::volume_create: {

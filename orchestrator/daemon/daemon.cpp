@@ -95,15 +95,16 @@ public:
           volumes_({options_, cluster_, cache_, records_, events_, lease_, table_, proposals_, exits_, wake_}),
           maintenance_({options_, cluster_, cache_, records_, events_, lease_, table_, proposals_, exits_, wake_}),
           healer_({options_, records_, events_, lease_, maintenance_}),
-          drives_({options_, cluster_, cache_, records_, events_, exits_, wake_}),
+          devices_(options_),
+          drives_({options_, cluster_, cache_, records_, events_, exits_, devices_, wake_}),
           catalog_({options_, cluster_, cache_, records_, events_, volumes_, wake_}),
           repairs_({options_, cluster_, cache_, records_, events_, maintenance_, healer_, wake_}),
           agent_({options_, cache_, records_, events_, volumes_, catalog_, drives_, repairs_}),
           docker_(agent_),
           admin_(agent_),
           watch_({options_, records_, events_, table_}),
-          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, healer_, watch_, wake_gate_, manager_}) {
-    }
+          reconciler_({options_, cluster_, cache_, events_, volumes_, drives_, healer_, watch_, devices_, wake_gate_,
+                       manager_}) {}
 
     status start();
     void stop();
@@ -131,6 +132,7 @@ private:
     volume_keeper volumes_;
     volume_maintenance maintenance_;
     healer healer_;
+    drive_devices devices_;
     drive_keeper drives_;
     volume_catalog catalog_;
     repair_desk repairs_;
@@ -204,6 +206,9 @@ status daemon::start() {
     lease_.start();
     drives_.adopt();
     volumes_.adopt();
+    if (const auto watching = devices_.watch(wake_); watching.has_error())
+        log(log_level::warning, "drives", "going on without the block devices' events",
+            {{"error", watching.error().text}});
     TRY(open_sockets());
     reconciler_.start();
     manager_.ready(fmt::format("node {}: started", options_.node.str()));
@@ -226,6 +231,7 @@ void daemon::stop() {
     if (docker_socket_) docker_socket_->stop();
     if (admin_socket_) admin_socket_->stop();
     reconciler_.stop();
+    devices_.stop_watching();
     // From here on nobody calls back: what the callbacks use may be destroyed.
     volumes_.let_go();
     drives_.let_go();

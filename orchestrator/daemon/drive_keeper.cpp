@@ -19,6 +19,7 @@
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
+#include "orchestrator/io/drive_format.hpp"
 
 namespace weft {
 
@@ -164,6 +165,10 @@ status drive_keeper::do_start(const drive_record& drive) {
     config.drive_directory = drive.path;
     config.host = drive.host;
     config.port = drive.port;
+    TRY(check_mounted(drive));
+    if (drive.is_block()) {
+        TRY_ASSIGN(config.boot_id, env_.devices.boot_id(drive.id));
+    }
     const auto started = start_replica_server(config);
     if (started.has_error()) {
         const std::lock_guard lock(mutex_);
@@ -196,6 +201,7 @@ status drive_keeper::do_create(const create_replica& what) {
     const auto drive = view->drives.find(what.drive);
     if (drive == view->drives.end())
         return error{errc::unavailable, fmt::format("the record of drive {} is not there", what.drive.str())};
+    TRY(check_mounted(drive->second.record));
     const auto made = io::create_replica(
         drive->second.record.path,
         {what.replica.id, what.id, what.size_bytes, what.replica.born_equal, what.thick, what.checksums});
@@ -221,6 +227,7 @@ status drive_keeper::do_delete(const delete_replica& what) {
         const auto view = env_.cache.view();
         const auto drive = view->drives.find(what.trash.drive);
         if (drive == view->drives.end()) return ok();  // the next plan knows
+        TRY(check_mounted(drive->second.record));
         TRY(io::remove_replica(drive->second.record.path, what.trash.id));
     }
     WEFT_CRASH_POINT("remove.replica-gone");
@@ -255,6 +262,13 @@ status drive_keeper::tell_whether_down(const drive_record& drive) {
 }
 
 status drive_keeper::do_measure(const drive_record& drive) {
+    if (drive.is_block()) {
+        if (!env_.devices.is_mounted(drive.id)) return ok();
+        if (env_.devices.look_for_damage(drive.id)) {
+            env_.wake_reconciler();
+            return ok();
+        }
+    }
     TRY(tell_whether_down(drive));
     const auto now = monotonic_now();
     std::chrono::nanoseconds last{0};
@@ -263,6 +277,7 @@ status drive_keeper::do_measure(const drive_record& drive) {
         last = servers_[drive.id].measured_at;
     }
     TRY_ASSIGN(const auto space, io::measure_drive(drive.path));
+    if (drive.is_block() && !env_.devices.is_mounted(drive.id)) return ok();  // it was of what lies below
     drive_record fresh = drive;
     fresh.size_bytes = space.size_bytes;
     fresh.free_bytes = space.free_bytes;
@@ -376,8 +391,12 @@ status drive_keeper::refuse_strangers(const cluster_view& view, const std::strin
                     directory, strangers, strangers == 1 ? "" : "s", directory)};
 }
 
-result<drive_record> drive_keeper::add(const std::string& path) {
-    TRY_ASSIGN(const std::string directory, parse_drive_path(path));
+result<drive_record> drive_keeper::add(const std::string& path, const std::string& erase) {
+    TRY_ASSIGN(std::string directory, parse_drive_path(path));
+    TRY_ASSIGN(const bool is_device, is_block_device(directory));
+    if (!is_device && !erase.empty())
+        return error{errc::invalid_argument,
+                     fmt::format("{} is not a block device: --erase is only for those", directory)};
     TRY(env_.cache.refresh());
     const auto view = env_.cache.view();
     if (!view->cluster)
@@ -385,6 +404,11 @@ result<drive_record> drive_keeper::add(const std::string& path) {
     for (const auto& [id, known] : view->drives)
         if (known.record.node == env_.options.node && known.record.path == directory)
             return error{errc::already_exists, fmt::format("{} is drive {} already", directory, id.str())};
+    drive_devices::prepared made;
+    if (is_device) {
+        TRY_ASSIGN(made, env_.devices.prepare(directory, erase, *view, env_.options.node));
+        directory = made.directory;
+    }
     TRY_ASSIGN(const auto identity,
                io::init_drive(directory, {drive_id(make_uuid()), view->cluster->record.id, env_.options.node}));
     TRY(refuse_strangers(*view, directory));
@@ -397,8 +421,14 @@ result<drive_record> drive_keeper::add(const std::string& path) {
     drive.size_bytes = space.size_bytes;
     drive.free_bytes = space.free_bytes;
     drive.filled_past = next_fill_mark(drive, 0);
+    drive.device = made.device;
     TRY_ASSIGN(drive, record_drive(drive));
-    env_.events.emit(severity::info, subject(drive.id), fmt::format("{} was added to the pool", directory));
+    if (is_device) {
+        WEFT_CRASH_POINT("drive.recorded");
+        TRY(env_.devices.forget_claim(made.claim));
+    }
+    env_.events.emit(severity::info, subject(drive.id),
+                     fmt::format("{} was added to the pool", is_device ? drive.device.name : directory));
     if (drive.filled_past > 0) env_.events.emit(severity::warning, subject(drive.id), describe_fill(drive));
     if (const auto started = do_start(drive); started.has_error())
         env_.events.emit(severity::error, subject(drive.id), started.error().text);
@@ -411,7 +441,8 @@ result<drive_id> drive_keeper::resolve(const cluster_view& view, const std::stri
     for (const auto& [id, drive] : view.drives) {
         if (id.str() == id_or_path) return id;
         const bool prefix = id_or_path.size() >= id_prefix_min && id.str().starts_with(id_or_path);
-        const bool path = drive.record.node == env_.options.node && drive.record.path == id_or_path;
+        const bool path = drive.record.node == env_.options.node &&
+                          (drive.record.path == id_or_path || drive.record.device.name == id_or_path);
         if (prefix || path) fitting.push_back(id);
     }
     if (fitting.size() == 1) return fitting.front();
@@ -460,11 +491,17 @@ status drive_keeper::remove(const std::string& id_or_path) {
     change.erases = {drive_key(id)};
     TRY_ASSIGN(const auto revision, env_.cluster.commit(change));
     env_.cache.erase(drive_key(id), revision);
+    if (drive.is_block()) WEFT_CRASH_POINT("drive.unrecorded");
     TRY(do_stop(id));
     // The directory is nobody's any more, unless something is in it that no record knew.
     const auto left = io::list_replicas(drive.path);
     if (left.has_value() && left->empty()) TRY(remove_file(std::filesystem::path(drive.path) / "weft.json"));
-    env_.events.emit(severity::info, subject(id), fmt::format("{} was removed from the pool", drive.path));
+    env_.events.emit(severity::info, subject(id),
+                     fmt::format("{} was removed from the pool", drive.is_block() ? drive.device.name : drive.path));
+    if (drive.is_block()) {
+        if (auto gone = env_.devices.unmount(id, false); gone.has_error())
+            return gone.error().within("it was removed from the pool, but it is still mounted");
+    }
     return ok();
 }
 

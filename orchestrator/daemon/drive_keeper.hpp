@@ -20,6 +20,7 @@
 #include "nbd-backend/io/drive_dir.hpp"
 #include "orchestrator/core/daemon_options.hpp"
 #include "orchestrator/core/reconcile.hpp"
+#include "orchestrator/daemon/drive_devices.hpp"
 #include "orchestrator/daemon/event_log.hpp"
 #include "orchestrator/daemon/volume_records.hpp"
 #include "orchestrator/io/replica_process.hpp"
@@ -35,6 +36,7 @@ public:
         volume_records& records;
         event_log& events;
         exit_watcher& exits;
+        drive_devices& devices;
         std::function<void()> wake_reconciler;
     };
     explicit drive_keeper(environment around) : env_(std::move(around)) {}
@@ -44,7 +46,8 @@ public:
     /// Stops watching the servers, which live on; no callback comes afterwards. No call may run.
     void let_go();
 
-    result<drive_record> add(const std::string& path);
+    /// A directory, or a block device, which is formatted; `erase`: what may be lost by that (core/drive_device.hpp).
+    result<drive_record> add(const std::string& path, const std::string& erase);
     status remove(const std::string& id_or_path);
     [[nodiscard]] bool serving(const drive_id& id) const;
 
@@ -59,6 +62,14 @@ public:
     status do_delete(const delete_replica& what);
     /// Brings the record of a drive up to date: its host is ours, its sizes are measured, whether its server stays up.
     status do_measure(const drive_record& drive);
+
+    // Drives that are block devices, for the reconciler (drive_keeper_devices.cpp).
+    status do_mount(const drive_record& drive, const std::string& device);
+    /// Its server stopped, its mount gone, its record says so. In that order: an interrupted one is found again.
+    status do_release(const drive_record& drive, const drive_plan& plan);
+    status do_tell_missing(const drive_record& drive, const std::string& why);
+    /// Lets go of what is mounted for a drive that no record knows.
+    status do_release_stray(const drive_id& id);
 
 private:
     struct server_state {
@@ -82,6 +93,7 @@ private:
     result<drive_record> record_drive(drive_record drive);
     result<drive_record> change_record(const drive_id& id, const std::function<void(drive_record&)>& edit);
     [[nodiscard]] status refuse_strangers(const cluster_view& view, const std::string& directory) const;
+    [[nodiscard]] status check_mounted(const drive_record& drive) const;
     [[nodiscard]] error holds_replicas(const cluster_view& view, const drive_record& drive) const;
 
     const environment env_;

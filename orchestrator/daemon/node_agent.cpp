@@ -118,8 +118,8 @@ result<volume_view> node_agent::grow_volume(const std::string& name, const std::
     return view_of(record, *env_.cache.view(), false);
 }
 
-result<drive_view> node_agent::add_drive(const std::string& path) {
-    TRY_ASSIGN(const auto drive, env_.drives.add(path));
+result<drive_view> node_agent::add_drive(const std::string& path, const std::string& erase) {
+    TRY_ASSIGN(const auto drive, env_.drives.add(path, erase));
     return view_of(drive, *env_.cache.view());
 }
 

@@ -44,7 +44,7 @@ public:
     result<volume_view> set_volume(const std::string& name, const volume_options& options) override;
     result<volume_view> scrub_volume(const std::string& name) override;
     result<volume_view> grow_volume(const std::string& name, const std::string& size) override;
-    result<drive_view> add_drive(const std::string& path) override;
+    result<drive_view> add_drive(const std::string& path, const std::string& erase) override;
     status remove_drive(const std::string& id_or_path) override;
     result<std::vector<drive_view>> list_drives() override;
     result<std::vector<node_view>> list_nodes() override;

@@ -160,6 +160,38 @@ void reconciler::measure_drives(const cluster_view& view) {
                    [this, record = drive.record] { return env_.drives.do_measure(record); });
 }
 
+std::vector<drive_id> reconciler::tend_devices(const cluster_view& view, bool current) {
+    std::vector<drive_id> away;
+    for (const auto& seen : env_.devices.observe(view)) {
+        if (!is_usable(seen)) away.push_back(seen.id);
+        const drive_record& drive = view.drives.at(seen.id).record;
+        const auto plan = plan_drive(drive, seen);
+        if (plan.step == drive_step::none) continue;
+        submit("drive " + seen.id.str(), "drive " + seen.id.str(), [this, drive, plan]() -> status {
+            switch (plan.step) {
+                case drive_step::none: return ok();
+                case drive_step::mount: return env_.drives.do_mount(drive, plan.device);
+                case drive_step::release: return env_.drives.do_release(drive, plan);
+                case drive_step::tell_missing: return env_.drives.do_tell_missing(drive, plan.why);
+                case drive_step::tell_ambiguous: return error{errc::busy, plan.why};
+            }
+            return ok();
+        });
+    }
+    if (!current) return away;
+    const auto strays = env_.devices.strays(view);
+    if (strays.has_error()) {
+        if (troubles_.begins("strays", strays.error().text))
+            log(log_level::warning, "drives", "cannot look for mounts that are left over",
+                {{"error", strays.error().text}});
+        return away;
+    }
+    troubles_.ends("strays");
+    for (const auto& id : *strays)
+        submit("drive " + id.str(), "drive " + id.str(), [this, id] { return env_.drives.do_release_stray(id); });
+    return away;
+}
+
 void reconciler::tell_manager(const observed_node& observed) {
     if (monotonic_now() - std::chrono::nanoseconds{watcher_turned_ns_} > watcher_patience) return;
     env_.manager.alive(fmt::format("node {}: {} volumes attached, {} drives served{}", env_.options.node.str(),
@@ -175,6 +207,7 @@ void reconciler::plan_once() {
     observed.me = env_.options.node;
     observed.records_current = env_.cache.available().current;
     observed.serving = env_.drives.settled();
+    observed.away = tend_devices(*view, observed.records_current);
     observed.attachments = env_.volumes.observe();
     for (const auto& what : plan_actions(*view, observed)) perform(what);
     const auto hand_over = [this](std::string key, std::string subject, std::function<status()> task) {

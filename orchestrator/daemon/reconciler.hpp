@@ -34,6 +34,7 @@ public:
         drive_keeper& drives;
         healer& healing;
         volume_watch& watch;
+        drive_devices& devices;
         wake_gate& news;  // somebody says there: something changed that a plan may depend on
         service_manager& manager;
     };
@@ -56,6 +57,8 @@ private:
     void perform(const action& what);
     void submit(std::string key, std::string subject, std::function<status()> task);
     void measure_drives(const cluster_view& view);
+    /// Hands over what its block devices need; returns the drives on which nothing can be done meanwhile.
+    std::vector<drive_id> tend_devices(const cluster_view& view, bool current);
 
     const environment env_;
     std::atomic<bool> stopping_{false};

@@ -130,8 +130,6 @@ format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs
                         to_string(fs), fs_uuid, name_of(found))};
 }
 
-namespace {
-
 /// flock has no time-out of its own, and whoever holds the lock does so for moments: look again until the deadline.
 status lock_device(int fd, const std::string& device) {
     const auto deadline = std::chrono::steady_clock::now() + lock_patience;
@@ -145,6 +143,8 @@ status lock_device(int fd, const std::string& device) {
         ::poll(nullptr, 0, pause_ms);
     }
 }
+
+namespace {
 
 /// ext4: nodiscard, since a new volume is all holes and discarding it again would only cost requests to every replica;
 ///   lazy_itable_init stays at its default (the kernel zeroes inode tables later, in the background); -m 0, since no

@@ -34,6 +34,10 @@ struct probe_result {
 /// Low-level probe of superblocks and partition tables, no cache. Errors: io_failed (also for read errors), not_found.
 result<probe_result> probe_device(const std::filesystem::path& device);
 
+/// Takes the exclusive flock of an open device; it goes with the descriptor. Errors: busy (held by somebody for more
+/// than 5 s), io_failed.
+status lock_device(int fd, const std::string& device);
+
 enum class format_action : std::uint8_t { mount_it, format, refuse };
 struct format_plan {
     format_action action = format_action::refuse;

@@ -107,6 +107,7 @@ result<process_identity> start_replica_server(const replica_server_config& confi
     argv.insert(argv.end(), filters.filters.begin(), filters.filters.end());
     argv.push_back(config.plugin.string());
     argv.push_back("drive=" + config.drive_directory.string());
+    if (!config.boot_id.empty()) argv.push_back("boot-id=" + config.boot_id);
     argv.insert(argv.end(), filters.settings.begin(), filters.settings.end());
     start.spawn.unit = fmt::format("weft-replica@{}.service", config.drive.str());
     start.spawn.identity_file = paths.identity;

@@ -31,6 +31,7 @@ struct replica_server_config {
     std::filesystem::path drive_directory;  // absolute
     std::string host;                       // IP address to listen on
     std::uint16_t port = 0;
+    std::string boot_id;  // what it tells its clients (core::is_boot_id); empty: this kernel's
     std::chrono::milliseconds ready_timeout{10000};
 };
 

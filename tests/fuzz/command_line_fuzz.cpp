@@ -22,10 +22,11 @@ struct spelling {
     words names;
     bool has_argument;
 };
-const std::array<spelling, 15> spellings = {{{verb::node_ls, {"node", "ls"}, false},
+const std::array<spelling, 16> spellings = {{{verb::node_ls, {"node", "ls"}, false},
                                              {verb::node_forget, {"node", "forget"}, true},
                                              {verb::drive_add, {"drive", "add"}, true},
                                              {verb::drive_ls, {"drive", "ls"}, false},
+                                             {verb::drive_inspect, {"drive", "inspect"}, true},
                                              {verb::drive_rm, {"drive", "rm"}, true},
                                              {verb::volume_create, {"volume", "create"}, true},
                                              {verb::volume_ls, {"volume", "ls"}, false},
@@ -60,6 +61,7 @@ words render(const invocation& it) {
     if (it.force) line.push_back("--force");
     if (it.accept_data_loss) line.push_back("--accept-data-loss");
     if (!it.from.empty()) line.push_back("--from=" + it.from);
+    if (!it.erase.empty()) line.push_back("--erase=" + it.erase);
     if (it.watch) line.push_back("--watch");
     if (it.what == verb::events) line.push_back("--newest=" + std::to_string(it.newest));
     if (has_argument) {
@@ -72,8 +74,8 @@ words render(const invocation& it) {
 bool same(const invocation& one, const invocation& other) {
     return one.what == other.what && one.argument == other.argument && one.options == other.options &&
            one.force == other.force && one.from == other.from && one.accept_data_loss == other.accept_data_loss &&
-           one.watch == other.watch && one.newest == other.newest && one.socket == other.socket &&
-           one.format == other.format && one.patience == other.patience;
+           one.erase == other.erase && one.watch == other.watch && one.newest == other.newest &&
+           one.socket == other.socket && one.format == other.format && one.patience == other.patience;
 }
 
 void check_run(const invocation& it) {

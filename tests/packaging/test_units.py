@@ -99,7 +99,7 @@ def test_at_shutdown_containers_then_volumes_then_weftd_then_servers(root):
     assert "network-online.target" in after("weft-shutdown.service")
     for unit in SERVERS:
         assert "weft-shutdown.service" in before(unit)
-    for mounts in ("var-lib-weft-mounts-", "run-weft-volumes-"):
+    for mounts in ("var-lib-weft-mounts-", "var-lib-weft-drives-", "run-weft-volumes-"):
         text = (root / UNITS / f"{mounts}.mount.d" / "10-weft-mounts.conf").read_text()
         assert "\nBefore=weft-shutdown.service\n" in text
 

@@ -100,15 +100,27 @@ TEST_CASE("admin: creating a volume that exists is an error and changes nothing"
     CHECK(served.calls() == std::vector<std::string>{"get db"});
 }
 
+TEST_CASE(
+    "admin: one drive is found by its id, the beginning of it, and on the asked node by its directory or device") {
+    fake_service served;
+    const std::string first = "d1d1d1d1-1111-4111-8111-111111111111";
+    for (const std::string& name : {first, first.substr(0, 4), std::string("%2Fsrv%2Fweft%2Fdisk1")})
+        CHECK(ask(served, "GET", "/v1/drives/" + name).body.at("id").as_string() == first.c_str());
+    CHECK(ask(served, "GET", "/v1/drives/d3d3").body.at("device").at("name") == "/dev/sdb");
+    CHECK(ask(served, "GET", "/v1/drives/%2Fdev%2Fsdb").status == 404);  // it is another node's
+    CHECK(ask(served, "GET", "/v1/drives/eeee").status == 404);
+}
+
 TEST_CASE("admin: drives are added by a normalised path and removed by id, prefix or path") {
     fake_service served;
     const auto added = ask(served, "POST", "/v1/drives", R"({"path":"/srv//disk/"})");
     CHECK(added.status == 201);
     CHECK(added.body.at("path") == "/srv/disk");
+    CHECK(ask(served, "POST", "/v1/drives", R"({"path":"/dev/sdc","erase":"gpt:1-2,xfs:ab"})").status == 201);
     CHECK(ask(served, "DELETE", "/v1/drives/d1d1").status == 200);
     CHECK(ask(served, "DELETE", "/v1/drives/%2Fsrv%2Fdisk").body.at("removed") == "/srv/disk");
-    CHECK(served.calls() ==
-          std::vector<std::string>{"add_drive /srv/disk", "remove_drive d1d1", "remove_drive /srv/disk"});
+    CHECK(served.calls() == std::vector<std::string>{"add_drive /srv/disk", "add_drive /dev/sdc erase gpt:1-2,xfs:ab",
+                                                     "remove_drive d1d1", "remove_drive /srv/disk"});
 }
 
 TEST_CASE("admin: every error code has its HTTP status") {
@@ -180,6 +192,10 @@ TEST_CASE("admin: bad input has a message of its own and changes nothing") {
         {"POST", "/v1/drives", R"({"path":"/srv/../etc"})", 400, "it has a '..' in it"},
         {"POST", "/v1/drives", R"({"path":""})", 400, "field 'path' must not be empty"},
         {"POST", "/v1/drives", R"({"path":"/srv","force":true})", 400, "unknown field 'force'"},
+        {"POST", "/v1/drives", R"({"path":"/dev/sdc","erase":""})", 400, "field 'erase' must not be empty"},
+        {"POST", "/v1/drives", R"({"path":"/dev/sdc","erase":"all"})", 400, "name what may be lost as TYPE:ID"},
+        {"POST", "/v1/drives", R"({"path":"/dev/sdc","erase":"xfs:a b"})", 400, "name what may be lost as TYPE:ID"},
+        {"GET", "/v1/drives/abc", "", 400, "'abc' does not name a drive"},
         {"DELETE", "/v1/drives/", "", 400, "'' does not name a drive"},
         {"DELETE", "/v1/drives/abc", "", 400, "'abc' does not name a drive"},
         {"DELETE", "/v1/drives/XYZW", "", 400, "'XYZW' does not name a drive"},

@@ -62,6 +62,7 @@ progress_map sample_progress(boost::json::value& latest) {
 TEST_CASE("cli_render: tables of nodes, drives, volumes, events and the status as golden files") {
     check_golden("cli_node_ls.txt", render_nodes(plain_text, to_json(sample_nodes())));
     check_golden("cli_drive_ls.txt", render_drives(plain_text, to_json(sample_drives())));
+    check_golden("cli_drive_inspect.txt", render_drive(plain_text, to_json(sample_drives()[2])));
     check_golden("cli_volume_ls.txt",
                  render_volumes(plain_text, to_json(std::vector<volume_view>{sample_volume("db"), sample_resync("web"),
                                                                              two_extents_detached()})));
@@ -205,6 +206,8 @@ TEST_CASE("cli_render: drives that fill up are marked in their list and in the s
     drives[0].record.free_bytes = 15 * gib;
     drives[0].record.filled_past = 80;
     drives[1].record.filled_past = 90;
+    drives[2].record.device.missing = drives[2].record.down = true;
+    CHECK(render_drives(plain_text, to_json(drives)).find("-        missing") != std::string::npos);
     const auto text = render_drives(plain_text, to_json(drives));
     CHECK(text.find("over 80 % full ") != std::string::npos);
     CHECK(text.find("draining, over 90 % full") != std::string::npos);

@@ -62,7 +62,12 @@ std::vector<drive_view> sample_drives() {
         {first_drive, node_name{"n1"}, "/srv/weft/disk1", "127.0.0.1", 7480, 100 * gib, 60 * gib, false}, 3, true};
     drive_view second{
         {second_drive, node_name{"n2"}, "/srv/weft/disk1", "127.0.0.2", 7480, 2 * tib, tib, true}, 2, false};
-    return {first, second};
+    drive_view third{{drive_id{"d3d3d3d3-3333-4333-8333-333333333333"}, node_name{"n2"}, "/var/lib/weft/drives/d3",
+                      "127.0.0.2", 7481, tib, tib, false},
+                     0,
+                     false};
+    third.record.device = {"d3d3d3d3-0000-4333-8333-333333333333", "/dev/sdb", "ST2000NM0055", "ZC20ABCD", tib, false};
+    return {first, second, third};
 }
 
 std::vector<node_view> sample_nodes() {
@@ -202,8 +207,8 @@ result<volume_view> fake_service::grow_volume(const std::string& name, const std
     return found->second;
 }
 
-result<drive_view> fake_service::add_drive(const std::string& path) {
-    TRY(note("add_drive", path));
+result<drive_view> fake_service::add_drive(const std::string& path, const std::string& erase) {
+    TRY(note("add_drive", path + (erase.empty() ? "" : " erase " + erase)));
     drive_view view = sample_drives()[0];
     view.record.path = path;
     return view;
