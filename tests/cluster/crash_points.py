@@ -59,6 +59,16 @@ KERNEL_PHASES = {
     "unmount": ["kernel.cut", "kernel.unmounted", "kernel.dm-gone", "kernel.nbd-gone"],
 }
 
+# Of a block device that is a drive (drive_life.py): weftd.
+DRIVE_PHASES = {
+    "add": ["drive.claimed", "drive.marked", "drive.wiped", "drive.formatted", "drive.mounted", "drive.identified",
+            "drive.made", "drive.recorded"],
+    "loss": ["drive-release.stopped", "drive-release.unmounted"],
+    "return": ["drive-mount.mounted"],
+    "removal": ["drive.unrecorded"],
+}
+
+DRIVE_POINTS = {point: phase for phase, points in DRIVE_PHASES.items() for point in points}
 KERNEL_POINTS = {point: phase for phase, points in KERNEL_PHASES.items() for point in points}
 POINTS = {point: phase for phase, points in PHASES.items() for point in points}
 

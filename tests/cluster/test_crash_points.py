@@ -10,7 +10,8 @@ import shutil
 import pytest
 
 from crash_life import Life, Rig
-from crash_points import KERNEL_POINTS, POINTS, points_in_sources
+from crash_points import DRIVE_POINTS, KERNEL_POINTS, POINTS, points_in_sources
+from drive_life import DriveLife
 from lib.cluster import BUILD
 
 
@@ -61,7 +62,12 @@ def test_a_death_at(rig, point):
     Life(rig, point).live()
 
 
+@pytest.mark.parametrize("point", DRIVE_POINTS)
+def test_a_death_over_a_block_device_at(rig, point):
+    DriveLife(rig, point).live()
+
+
 def test_every_point_of_the_sources_is_in_the_list_once():
     sources = points_in_sources()
-    assert sorted(sources) == sorted([*POINTS, *KERNEL_POINTS])
+    assert sorted(sources) == sorted([*POINTS, *KERNEL_POINTS, *DRIVE_POINTS])
     assert len(set(sources)) == len(sources), "two places have the same name"
