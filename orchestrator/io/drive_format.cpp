@@ -258,7 +258,7 @@ status locked_device::format(const std::string& filesystem) const {
     TRY(run_checked({{"mkfs.xfs", "-q", "-f", "-K", "-L", "weft-drive", "-m",
                       fmt::format("crc=1,reflink=1,uuid={}", filesystem), name},
                      mkfs_patience,
-                     16 * 1024}));
+                     16 * kib}));
     TRY(sync(fd_.get(), name));
     TRY_ASSIGN(const auto made, probe_xfs(name));
     if (made != filesystem)

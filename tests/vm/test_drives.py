@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks as drives: refused while anything is on them, found again by UUID, torn out under load and put back.
 
-One guest and three nodes on its kernel: n1 has two disks, the others a directory each; udevd is the guest's own. The load
-runs in the guest, on a volume that n2 has attached by nbd and device-mapper.
+One guest and three nodes on its kernel: n1 has the disks, the others a directory each; udevd is the guest's own. The load
+runs in the guest, on volumes that n2 has attached by nbd and device-mapper.
 """
 import hashlib
 import json
@@ -142,8 +142,12 @@ def test_a_device_that_is_not_blank_or_in_use_is_refused_and_stays_as_it_was(nod
     assert content(guest, "old") == before
     # Signatures of each kind, and bytes that nothing knows.
     two = nodes.device("two")
-    for make, word in ((f"mkswap {two}", "swap"), (f"echo 'label: gpt' | sfdisk -q {two}", "gpt"),
-                       (f"printf 'a database' | dd of={two} bs=512 seek=100 conv=notrunc", "nothing recognises")):
+    table = r"\x00\x02\x00\x20\x83\x00\x00\x20\x00\x08\x00\x00\x00\x08\x00\x00"  # a Linux partition: 1 MiB at 1 MiB
+    for make, word in (
+            (f"mkswap {two}", "swap"),
+            (f"printf '{table}' | dd of={two} bs=1 seek=446 && printf '\\x55\\xaa' | dd of={two} bs=1 seek=510 && "
+             f"blockdev --rereadpt {two}", f"with the partition {two[5:]}1"),
+            (f"printf 'a database' | dd of={two} bs=512 seek=100", "nothing recognises")):
         guest.run(f"wipefs -qa {two}; {make}; sync")
         before = content(guest, "two")
         assert word in nodes.refused("n1", "drive", "add", two)
@@ -167,6 +171,17 @@ def test_a_blank_disk_becomes_a_drive_that_is_mounted_by_its_uuid(nodes, one):
     assert "already" in nodes.refused("n1", "drive", "add", source)
     shown = guest.output(f"{nodes.command('n1')} drive inspect {one[:8]}")
     assert f"{source}, 1 GiB" in shown and shown.startswith(f"drive {one} ok")
+
+
+def test_a_file_system_that_shuts_down_is_noticed_and_mounted_anew(nodes, one):
+    guest, drive = nodes.guest, nodes.wait_drive(one, lambda d: d["serving"], "the drive to be served")
+    servers = guest.output(f"pgrep -f drive={drive['path']}")
+    guest.run(f"xfs_io -x -c shutdown {drive['path']}")
+    guest.wait_until(f"{nodes.command('n1')} events | grep -q '{one}.*has errors: its file system has shut down'", 60,
+                     "weftd to notice")
+    nodes.wait_drive(one, lambda d: d["serving"] and not d["down"], "the drive to be served again")
+    assert guest.output(f"pgrep -f drive={drive['path']}") != servers
+    guest.run(f"cat {drive['path']}/weft.json")
 
 
 def test_an_erased_disk_becomes_a_drive_and_is_let_go_of_when_it_is_removed(nodes):
