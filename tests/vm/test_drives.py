@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks as drives: refused while anything is on them, found again by UUID, torn out under load and put back.
 
-One guest and three nodes on its kernel: n1 has the disks, the others a directory each; udevd is the guest's own. The load
-runs in the guest, on volumes that n2 has attached by nbd and device-mapper.
+One guest and three nodes on its kernel: n1 has the disks, the others a directory each; udevd is the guest's own. The
+load runs in the guest, on volumes that n2 has attached by nbd and device-mapper.
 """
 import hashlib
 import json
