@@ -262,13 +262,7 @@ status drive_keeper::tell_whether_down(const drive_record& drive) {
 }
 
 status drive_keeper::do_measure(const drive_record& drive) {
-    if (drive.is_block()) {
-        if (!env_.devices.is_mounted(drive.id)) return ok();
-        if (env_.devices.look_for_damage(drive.id)) {
-            env_.wake_reconciler();
-            return ok();
-        }
-    }
+    if (!is_measurable(drive)) return ok();
     TRY(tell_whether_down(drive));
     const auto now = monotonic_now();
     std::chrono::nanoseconds last{0};
@@ -498,11 +492,7 @@ status drive_keeper::remove(const std::string& id_or_path) {
     if (left.has_value() && left->empty()) TRY(remove_file(std::filesystem::path(drive.path) / "weft.json"));
     env_.events.emit(severity::info, subject(id),
                      fmt::format("{} was removed from the pool", drive.is_block() ? drive.device.name : drive.path));
-    if (drive.is_block()) {
-        if (auto gone = env_.devices.unmount(id, false); gone.has_error())
-            return gone.error().within("it was removed from the pool, but it is still mounted");
-    }
-    return ok();
+    return drive.is_block() ? unmount_removed(id) : ok();
 }
 
 }  // namespace weft

@@ -94,6 +94,8 @@ private:
     result<drive_record> change_record(const drive_id& id, const std::function<void(drive_record&)>& edit);
     [[nodiscard]] status refuse_strangers(const cluster_view& view, const std::string& directory) const;
     [[nodiscard]] status check_mounted(const drive_record& drive) const;
+    [[nodiscard]] bool is_measurable(const drive_record& drive) const;  // and in order, else the reconciler is told
+    [[nodiscard]] status unmount_removed(const drive_id& id) const;
     [[nodiscard]] error holds_replicas(const cluster_view& view, const drive_record& drive) const;
 
     const environment env_;

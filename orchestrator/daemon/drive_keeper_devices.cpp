@@ -21,6 +21,20 @@ status drive_keeper::check_mounted(const drive_record& drive) const {
     return error{errc::conflict, fmt::format("drive {} ({}) is not mounted", drive.id.str(), drive.device.name)};
 }
 
+bool drive_keeper::is_measurable(const drive_record& drive) const {
+    if (!drive.is_block()) return true;
+    if (!env_.devices.is_mounted(drive.id)) return false;
+    if (!env_.devices.look_for_damage(drive.id)) return true;
+    env_.wake_reconciler();
+    return false;
+}
+
+status drive_keeper::unmount_removed(const drive_id& id) const {
+    auto gone = env_.devices.unmount(id, false);
+    if (gone.has_error()) return gone.error().within("it was removed from the pool, but it is still mounted");
+    return ok();
+}
+
 status drive_keeper::do_mount(const drive_record& drive, const std::string& device) {
     if (!env_.devices.is_mounted(drive.id)) {
         TRY_ASSIGN(const auto now, env_.devices.mount(drive, device));

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks as drives: refused while anything is on them, found again by UUID, torn out under load and put back.
 
-One guest and three nodes on its kernel: n1 has the disks, the others a directory each; udevd is the guest's own. The
-load runs in the guest, on volumes that n2 has attached by nbd and device-mapper.
+One guest and three nodes on its kernel, each weftd in the sandbox of the product's unit. n1 has the disks, the others a
+directory each; udevd is the guest's own. The load runs in the guest, on volumes that n2 has attached by nbd and
+device-mapper.
 """
 import hashlib
 import json
@@ -42,7 +43,11 @@ ExecStart={build}/weftd --config {run}/{name}.conf
 Restart=always
 KillMode=process
 LimitNOFILE=65536
+{sandbox}
 """
+SANDBOX = "\n".join(re.findall(
+    r"(?m)^(?:Capability|NoNew|LockPers|MemoryDeny|Restrict(?!art)|SystemCall|Device|UMask).*$",
+    (HERE.parents[1] / "systemd" / "weftd.service").read_text()))
 pytestmark = pytest.mark.limit(900)
 
 
@@ -60,7 +65,8 @@ class Machine:
         for number, name in enumerate(NODES, 1):
             guest.put(f"{RUN}/{name}.conf", CONFIG.format(name=name, number=number, run=RUN, build=BUILD,
                                                           repair=repair_after_ms))
-            guest.put(f"/run/systemd/system/weftd-{name}.service", UNIT.format(name=name, run=RUN, build=BUILD))
+            guest.put(f"/run/systemd/system/weftd-{name}.service", UNIT.format(
+                name=name, run=RUN, build=BUILD, sandbox=SANDBOX))
         guest.run("systemctl daemon-reload; systemctl restart " + " ".join(f"weftd-{name}" for name in NODES))
         for name in NODES:
             guest.wait_until(f"{self.command(name)} node ls | grep -q '^{name} *up'", 120, f"weftd of {name}")
