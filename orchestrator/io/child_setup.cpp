@@ -80,8 +80,8 @@ void child_reset_signals() noexcept {
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-bool child_set_files(int in, int out) noexcept {
-    return ::dup2(in, STDIN_FILENO) >= 0 && ::dup2(out, STDOUT_FILENO) >= 0 && ::dup2(out, STDERR_FILENO) >= 0 &&
+bool child_set_files(int in, int out, int err) noexcept {
+    return ::dup2(in, STDIN_FILENO) >= 0 && ::dup2(out, STDOUT_FILENO) >= 0 && ::dup2(err, STDERR_FILENO) >= 0 &&
            ::close_range(first_free_fd, ~0U, CLOSE_RANGE_CLOEXEC) == 0;
 }
 

@@ -58,6 +58,9 @@ private:
 void child_reset_signals() noexcept;
 
 /// In the child: stdin, stdout and stderr; every other file will be closed by exec.
-bool child_set_files(int in, int out) noexcept;
+bool child_set_files(int in, int out, int err) noexcept;
+inline bool child_set_files(int in, int out) noexcept {
+    return child_set_files(in, out, out);
+}
 
 }  // namespace weft

@@ -117,10 +117,14 @@ struct run_request {
     std::vector<std::string> argv;
     std::chrono::milliseconds timeout{60000};
     std::size_t output_max = 64 * 1024;  // bytes kept: the newest
+    int stdin_fd = -1;                   // the caller's; -1: /dev/null
+    /// Takes what is to be read from stdout, in place of `output`, which has stderr only then. True: there may be more.
+    std::function<bool(int fd)> take_stdout = nullptr;
+    bool whole_session = false;  // it gets a session of its own; what it started is killed with it after `timeout`
 };
 struct run_outcome {
     int exit_code = 0;
-    std::string output;  // stdout and stderr together
+    std::string output;  // stdout and stderr together, or stderr
 };
 
 /// Runs a command to its end. It dies with the calling thread (PR_SET_PDEATHSIG), so a command cannot outlive a killed

@@ -66,18 +66,25 @@ std::optional<int> wait_status(pid_t child, int pidfd, clock::time_point deadlin
     }
 }
 
-void kill_and_reap(pid_t child, int pidfd) {
+void kill_and_reap(pid_t child, int pidfd, bool whole_session) {
+    if (whole_session) ::kill(-child, SIGKILL);  // not reaped yet: the number is still its group's
     ::pidfd_send_signal(pidfd, SIGKILL, nullptr, 0);
     if (!wait_status(child, pidfd, clock::now() + reap_patience)) leave_behind(child);
 }
 
-[[noreturn]] void child_run(const char* program, char* const* argv, int in, int out, pid_t parent) {
+struct child_files {
+    int in, out, err;
+};
+
+[[noreturn]] void child_run(const char* program, char* const* argv, child_files files, bool whole_session,
+                            pid_t parent) {
     child_reset_signals();
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);  // it died before the line above
-    if (child_set_files(in, out)) ::execv(program, argv);
+    if (whole_session) ::setsid();
+    if (child_set_files(files.in, files.out, files.err)) ::execv(program, argv);
     const char* why = ::strerrordesc_np(errno);
-    [[maybe_unused]] auto n = ::write(out, why, std::strlen(why));
+    [[maybe_unused]] auto n = ::write(files.err, why, std::strlen(why));
     ::_exit(127);
 }
 
@@ -92,19 +99,22 @@ bool drain(int fd, std::string& output, std::size_t output_max) {
     return true;
 }
 
-/// Collects output until the child has ended; the pipe may stay open longer in a grandchild, which is not waited for.
-std::optional<int> collect(pid_t child, int pidfd, int fd, const run_request& what, std::string& output) {
+/// Collects output until the child has ended; the pipes may stay open longer in a grandchild, which is not waited for.
+/// `taken` is the pipe of take_stdout, or empty.
+std::optional<int> collect(pid_t child, int pidfd, int fd, unique_fd taken, const run_request& what,
+                           std::string& output) {
     const auto deadline = clock::now() + what.timeout;
     bool open = true;
     for (;;) {
-        std::array<pollfd, 2> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{open ? fd : -1, POLLIN, 0}};
+        std::array<pollfd, 3> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{open ? fd : -1, POLLIN, 0},
+                                      pollfd{taken.get(), POLLIN, 0}};
         const int n = ::poll(waiting.data(), waiting.size(), milliseconds_until(deadline));
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return std::nullopt;
-        if (waiting[1].revents != 0) {
-            open = drain(fd, output, what.output_max);
-            continue;  // everything that was written before the exit is read before the exit is seen
-        }
+        if (waiting[1].revents != 0) open = drain(fd, output, what.output_max);
+        if (waiting[2].revents != 0 && !what.take_stdout(taken.get())) taken.reset();
+        // Everything that was written before the exit is read before the exit is seen.
+        if (waiting[1].revents != 0 || waiting[2].revents != 0) continue;
         if (waiting[0].revents != 0) return wait_status(child, pidfd, deadline);
     }
 }
@@ -132,20 +142,28 @@ result<run_outcome> run(const run_request& what) {
     TRY_ASSIGN(const auto program, find_program(what.argv));
     TRY_ASSIGN(const auto null_fd, open_high("/dev/null", O_RDONLY));
     TRY_ASSIGN(auto out, make_pipe());
+    pipe_ends taken;
+    if (what.take_stdout) {
+        TRY_ASSIGN(taken, make_pipe());
+    }
+    const child_files files{what.stdin_fd < 0 ? null_fd.get() : what.stdin_fd,
+                            taken.writer ? taken.writer.get() : out.writer.get(), out.writer.get()};
     const argument_vector argv{what.argv};
     const pid_t self = ::getpid();
     pid_t forked = -1;
     {
         const signals_blocked no_handlers;
         forked = ::_Fork();
-        if (forked == 0) child_run(program.c_str(), argv.data(), null_fd.get(), out.writer.get(), self);
+        if (forked == 0) child_run(program.c_str(), argv.data(), files, what.whole_session, self);
     }
     out.writer.reset();
+    taken.writer.reset();
     TRY_ASSIGN(const auto child, adopt_child(forked, program));
     run_outcome outcome;
-    const auto ended = collect(child.pid, child.pidfd.get(), out.reader.get(), what, outcome.output);
+    const auto ended =
+        collect(child.pid, child.pidfd.get(), out.reader.get(), std::move(taken.reader), what, outcome.output);
     if (!ended) {
-        kill_and_reap(child.pid, child.pidfd.get());
+        kill_and_reap(child.pid, child.pidfd.get(), what.whole_session);
         return error{errc::timed_out,
                      fmt::format("{} did not end within {} ms and was killed", program, what.timeout.count())};
     }

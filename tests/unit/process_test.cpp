@@ -270,6 +270,40 @@ TEST_CASE("run: output is bounded, the newest is kept") {
     CHECK(outcome->output.ends_with("line 19999\n"));
 }
 
+TEST_CASE("run: who takes stdout gets all of it and the output has stderr only; stdin is what was given") {
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    const unique_fd reader{ends[0]};
+    REQUIRE(::write(ends[1], "asked", 5) == 5);
+    ::close(ends[1]);
+    std::string taken;
+    run_request what{{"sh", "-c", "echo err >&2; tr a-z A-Z; exit 2"}, 5s};
+    what.stdin_fd = reader.get();
+    what.take_stdout = [&taken](int fd) {
+        char piece[3];
+        const ssize_t n = ::read(fd, piece, sizeof piece);
+        if (n > 0) taken.append(piece, static_cast<std::size_t>(n));
+        return n > 0;
+    };
+    const auto outcome = run(what);
+    REQUIRE(outcome.has_value());
+    CHECK(outcome->exit_code == 2);
+    CHECK(outcome->output == "err\n");
+    CHECK(taken == "ASKED");
+}
+
+TEST_CASE("run: what a command started is killed with it when it has a session of its own") {
+    const scratch where;
+    const auto pidfile = (where.path / "pid").string();
+    run_request what{{"sh", "-c", "sleep 60 & echo $! > $0.new; mv $0.new $0; wait", pidfile}, 3s};
+    what.whole_session = true;
+    CHECK(run(what).error().code == errc::timed_out);
+    const auto text = read_file(pidfile);
+    REQUIRE((text.has_value() && *text));
+    const auto started = identify(static_cast<pid_t>(std::stol(**text)));
+    CHECK((started.has_error() || wait_for_exit(*started, 5s)));
+}
+
 TEST_CASE("run: too slow is killed, a signal is named, a missing program is named") {
     const auto before = std::chrono::steady_clock::now();
     const auto slow = run({{"sleep", "60"}, 100ms});
