@@ -31,7 +31,7 @@ BACKEND := $(call archive,nbd-backend/io) $(call archive,nbd-backend/core) $(cal
 DM := $(call archive,dm-tables/io) $(call archive,dm-tables/core)
 ORCHESTRATOR := $(foreach l,api io core,$(call archive,orchestrator/$(l))) $(DM) $(BACKEND)
 # What orchestrator/io and dm-tables/io stand on.
-HOST := -lsqlite3 -lblkid -lmount -lnbd -ldevmapper -lnl-genl-3 -lnl-3 -lsystemd -ludev
+HOST := -lsqlite3 -lblkid -lmount -lnbd -ldevmapper -lcryptsetup -lnl-genl-3 -lnl-3 -lsystemd -ludev
 BOOST := -lboost_json -lboost_system
 
 PLUGINS  := $(BUILD)/nbdkit-weft-replica-plugin.so $(BUILD)/nbdkit-weft-volume-plugin.so

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "dm-tables/core/crypt_device.hpp"
 #include "dm-tables/core/dm_name.hpp"
 #include "dm-tables/core/text.hpp"
 #include "dm-tables/io/kernel_log.hpp"
@@ -213,9 +214,10 @@ result<device_numbers> numbers_for(visit& inside, const table& rows) {
 
 /// What udev shall do with a device of ours. The parts of a volume are nobody's business: a leg of raid1 looks like the
 /// whole file system to blkid, and whoever opened it would keep us from removing it.
-std::uint16_t udev_flags(const std::string& uuid) {
-    const auto who = parse_uuid(uuid);
-    const bool volume = who.has_value() && who->role.what == device_role::part::volume;
+std::uint16_t udev_flags(const step& it) {
+    const auto who = parse_uuid(it.uuid);
+    const bool volume =
+        is_crypt_device(it.name, it.uuid) || (who.has_value() && who->role.what == device_role::part::volume);
     return volume ? 0 : DM_UDEV_DISABLE_DISK_RULES_FLAG | DM_UDEV_DISABLE_OTHER_RULES_FLAG;
 }
 
@@ -266,7 +268,7 @@ private:
     status resume(const step& it) {
         request ask(inside_, DM_DEVICE_RESUME, it.name);
         return ask.set(dm_task_set_read_ahead(ask.get(), DM_READ_AHEAD_AUTO, 0))
-            .set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it.uuid)))
+            .set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it)))
             .run();
     }
 
@@ -280,7 +282,7 @@ private:
 
     status try_remove(const step& it) {
         request ask(inside_, DM_DEVICE_REMOVE, it.name);
-        return ask.set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it.uuid))).run();
+        return ask.set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it))).run();
     }
 
     visit& inside_;
@@ -341,7 +343,9 @@ result<observation> driver::observe(const std::vector<volume_stack>& wanted) {
     TRY_ASSIGN(const auto names, names_of_all(inside));
     for (const std::string& name : names) {
         TRY_ASSIGN(const auto it, info_of(inside, name));
-        if (!it || (!it->uuid.starts_with(uuid_prefix) && !is_wanted_name(wanted, name))) continue;
+        if (!it) continue;
+        const bool ours = it->uuid.starts_with(uuid_prefix) || is_crypt_device(name, it->uuid);
+        if (!ours && !is_wanted_name(wanted, name)) continue;
         auto seen = observe_device(inside, *it);
         if (seen.has_error() && seen.error().code == errc::not_found) continue;
         TRY(seen);

@@ -49,8 +49,9 @@ public:
     /// The kernel's device-mapper version, such as "4.47.0". Errors: as above.
     static result<std::string> version();
 
-    /// Every device whose UUID begins with WEFT- and, beside them, those that bear a wanted name; and the numbers of
-    /// the block devices that the stacks map. A device that goes away meanwhile is left out.
+    /// Every device whose UUID begins with WEFT-, the clear devices of encrypted volumes (crypt_device.hpp), and beside
+    /// them those that bear a wanted name; and the numbers of the block devices that the stacks map. A device that goes
+    /// away meanwhile is left out.
     static result<observation> observe(const std::vector<volume_stack>& wanted);
 
     /// Carries out the steps in order and waits for udev. Errors name the step; those before it are done:

@@ -35,7 +35,7 @@ LAYERS = {
 PURE = ("nbd-backend/core", "orchestrator/core", "orchestrator/api", "dm-tables/core")
 IMPURE = re.compile(r"#include <(thread|mutex|shared_mutex|condition_variable|fstream|iostream|future|unistd\.h|"
                     r"fcntl\.h|pthread\.h|sys/(?!types)[a-z_]+\.h|libnbd\.h|sqlite3\.h|nbdkit-plugin\.h|"
-                    r"libdevmapper\.h|boost/(asio|beast).*)>|\b(steady_clock|system_clock)::now\b")
+                    r"libdevmapper\.h|libcryptsetup\.h|boost/(asio|beast).*)>|\b(steady_clock|system_clock)::now\b")
 UNFINISHED = re.compile(r"\b(" + "TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
 TARGETS = ("all", "check", "test", "demo", "deps", "clean", "help")
 
