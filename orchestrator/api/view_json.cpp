@@ -87,6 +87,8 @@ json::value to_json(const volume_view& view) {
                         {"fs", to_string(record.fs)},
                         {"fs_uuid", record.fs_uuid},
                         {"formatted", record.formatted},
+                        {"encrypt", record.encrypt},
+                        {"luks_uuid", record.luks_uuid},
                         {"replicas_wanted", record.replicas_wanted},
                         {"min_replicas", record.min_replicas},
                         {"epoch", record.epoch},
@@ -210,6 +212,7 @@ json::object docker_status(const volume_view& view) {
     shown_status["MinReplicas"] = record.min_replicas;
     shown_status["Epoch"] = record.epoch;
     shown_status["Provisioning"] = record.thick ? "thick" : "thin";
+    if (record.encrypt) shown_status["Encrypt"] = "on";
     shown_status["OnFull"] = to_string(record.on_full);
     if (!view.problem.empty()) shown_status["Problem"] = view.problem;
     if (record.scrub_wanted > record.scrub_finished)

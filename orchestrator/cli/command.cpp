@@ -66,8 +66,9 @@ void add_command_options(options::options_description& all, verb what) {
             "fs", options::value<std::string>())("min-replicas", options::value<std::string>())(
             "provisioning", options::value<std::string>())("checksums", options::value<std::string>())(
             "on-full", options::value<std::string>())("resync-rate", options::value<std::string>())(
-            "scrub-every", options::value<std::string>())("stripes", options::value<std::string>())(
-            "layout", options::value<std::string>())("opt", options::value<std::vector<std::string>>());
+            "scrub-every", options::value<std::string>())("encrypt", options::value<std::string>())(
+            "stripes", options::value<std::string>())("layout", options::value<std::string>())(
+            "opt", options::value<std::vector<std::string>>());
     if (what == verb::drive_add) all.add_options()("erase", options::value<std::string>());
     if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
     if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
@@ -100,7 +101,7 @@ void add_pair(std::string_view what, const std::string& pair, std::map<std::stri
 
 void read_create_options(const options::variables_map& given, invocation& run) {
     for (const char* key : {"size", "replicas", "fs", "min-replicas", "provisioning", "checksums", "on-full",
-                            "resync-rate", "scrub-every", "stripes", "layout"})
+                            "resync-rate", "scrub-every", "stripes", "layout", "encrypt"})
         if (given.count(key) != 0) add_option(run.options, key, given[key].as<std::string>());
     if (given.count("opt") == 0) return;
     for (const std::string& pair : given["opt"].as<std::vector<std::string>>()) add_pair("--opt ", pair, run.options);

@@ -241,9 +241,10 @@ std::string drive_name(const json::value& drive) {
 
 std::string render_policies(const json::value& volume) {
     const std::uint64_t rate = number_of(volume, "resync_rate_bytes");
-    return fmt::format("{}, checksums {}, on-full {}, resync-rate {}, scrub-every {}, min-replicas {}",
-                       clean(text_of(volume, "provisioning")), flag_of(volume, "checksums") ? "on" : "off",
-                       clean(text_of(volume, "on_full")), rate == 0 ? "0 (no limit)" : render_resync_rate(rate),
+    return fmt::format("{}{}, checksums {}, on-full {}, resync-rate {}, scrub-every {}, min-replicas {}",
+                       flag_of(volume, "encrypt") ? "encrypted, " : "", clean(text_of(volume, "provisioning")),
+                       flag_of(volume, "checksums") ? "on" : "off", clean(text_of(volume, "on_full")),
+                       rate == 0 ? "0 (no limit)" : render_resync_rate(rate),
                        render_scrub_every(number_of(volume, "scrub_every_s")), number_of(volume, "min_replicas"));
 }
 

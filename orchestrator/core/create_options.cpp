@@ -57,6 +57,11 @@ status apply_checksums(create_options& options, const std::string& text) {
     return ok();
 }
 
+status apply_encrypt(create_options& options, const std::string& text) {
+    TRY_ASSIGN(options.encrypt, parse_encrypt(text));
+    return ok();
+}
+
 status apply_on_full(create_options& options, const std::string& text) {
     TRY_ASSIGN(options.on_full, parse_on_full(text));
     return ok();
@@ -86,11 +91,17 @@ struct known_option {
 
 constexpr known_option known_options[] = {
     // sorted: this is how the error lists them
-    {"checksums", apply_checksums},     {"fs", apply_fs},
-    {"layout", apply_layout},           {"min-replicas", apply_min_replicas},
-    {"on-full", apply_on_full},         {"provisioning", apply_provisioning},
-    {"replicas", apply_replicas},       {"resync-rate", apply_resync_rate},
-    {"scrub-every", apply_scrub_every}, {"size", apply_size},
+    {"checksums", apply_checksums},
+    {"encrypt", apply_encrypt},
+    {"fs", apply_fs},
+    {"layout", apply_layout},
+    {"min-replicas", apply_min_replicas},
+    {"on-full", apply_on_full},
+    {"provisioning", apply_provisioning},
+    {"replicas", apply_replicas},
+    {"resync-rate", apply_resync_rate},
+    {"scrub-every", apply_scrub_every},
+    {"size", apply_size},
     {"stripes", apply_stripes},
 };
 
@@ -115,10 +126,12 @@ status check_mirrored(const create_options& options) {
 
 /// What no option can know alone.
 status check_together(const create_options& options) {
-    const std::uint64_t smallest = options.fs == fs_type::xfs ? xfs_size_min_bytes : ext4_size_min_bytes;
+    const std::uint64_t smallest = (options.fs == fs_type::xfs ? xfs_size_min_bytes : ext4_size_min_bytes) +
+                                   (options.encrypt ? luks_size_bytes : 0);
     if (options.size_bytes < smallest)
-        return bad_option("size", fmt::format("{} is too small for {}: at least {}", render_size(options.size_bytes),
-                                              to_string(options.fs), render_size(smallest)));
+        return bad_option(
+            "size", fmt::format("{} is too small for {}{}: at least {}", render_size(options.size_bytes),
+                                options.encrypt ? "encrypted " : "", to_string(options.fs), render_size(smallest)));
     if (options.min_replicas > options.replicas)
         return bad_option("min-replicas", fmt::format("{} is more than the volume's replicas ({})",
                                                       options.min_replicas, options.replicas));

@@ -9,6 +9,7 @@
 //   fs            ext4 | xfs, default ext4
 //   provisioning  thin | thick, default thin: thick replicas have all their space from the start
 //   checksums     on | off, default on: the replicas keep a checksum of every block
+//   encrypt       on | off, default off: LUKS2 under the file system; the key is the nodes' (key_policy.hpp)
 //   on-full       hold | fail, default hold: what happens to a write that finds a drive full
 //   resync-rate   0 (default) or a size per second: the most that copies in the background move
 //   scrub-every   never (default) or a time such as 7d: how often the replicas are compared
@@ -32,6 +33,7 @@ inline constexpr std::uint64_t volume_size_default_bytes = 10 * gib;
 inline constexpr std::uint64_t volume_size_max_bytes = 64 * tib;
 inline constexpr std::uint64_t volume_size_unit_bytes = mib;  // an extent is a multiple of it
 inline constexpr std::uint64_t ext4_size_min_bytes = 16 * mib;
+inline constexpr std::uint64_t luks_size_bytes = 4 * mib;  // what encryption takes of a volume: dm-tables/io/luks.hpp
 inline constexpr std::uint64_t xfs_size_min_bytes = 300 * mib;  // mkfs.xfs(8) since xfsprogs 5.19 refuses less
 
 struct create_options {
@@ -43,6 +45,7 @@ struct create_options {
     fs_type fs = fs_type::ext4;
     bool thick = false;
     bool checksums = true;
+    bool encrypt = false;
     core::full_policy on_full = core::full_policy::hold;
     std::uint64_t resync_rate = 0;    // bytes per second; 0: no limit
     std::uint64_t scrub_every_s = 0;  // 0: never

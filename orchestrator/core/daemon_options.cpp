@@ -64,6 +64,11 @@ po::options_description known_keys() {
     add("extent-size", text(), "volumes are cut into extents of this size (default 64GiB)");
     add("attach", text(), "kernel (nbd and device-mapper), portable (nbdfuse and loop) or auto: kernel where possible");
     add("device-scope", text(), "part of the devices' names where several weftd share a kernel (default: none)");
+    add("key-directory", text(),
+        "keys of encrypted volumes: NAME.key, else default.key; 32 to 4096 random bytes, mode 0400 (default "
+        "/etc/weft/keys)");
+    add("key-command", text(),
+        "program that prints the key of an encrypted volume, in place of the directory; its arguments: name and id");
     add("supervisor", text(), "who starts servers: auto (default: systemd when it runs weftd), systemd, none");
     add("log-level", text(), "debug, info, warning or error (default info)");
     return keys;
@@ -116,6 +121,15 @@ public:
         if (!value) return ok();
         auto parsed = parse_drive_path(*value);  // the same grammar: absolute, no dots, no control characters
         if (parsed.has_error()) return bad(key, *value, "write an absolute directory without '.' and '..'");
+        target = *parsed;
+        return ok();
+    }
+
+    status file(const std::string& key, std::filesystem::path& target) const {
+        const auto value = text(key);
+        if (!value) return ok();
+        auto parsed = parse_drive_path(*value);  // the same grammar again
+        if (parsed.has_error()) return bad(key, *value, "write an absolute path without '.' and '..', no arguments");
         target = *parsed;
         return ok();
     }
@@ -273,6 +287,8 @@ result<daemon_options> parse_daemon_options(std::string_view config, const std::
     TRY(take_extent_size(from, options.extent_size_bytes));
     TRY(take_attach(from, options.attach));
     TRY(take_device_scope(from, options.device_scope));
+    TRY(from.directory("key-directory", options.key_directory));
+    TRY(from.file("key-command", options.key_command));
     TRY(take_level(from, options.level));
     TRY(take_supervisor(from, options.supervisor));
     TRY(check_lengths(options));

@@ -47,6 +47,8 @@ struct daemon_options {
     std::uint64_t extent_size_bytes = 64 * gib;                // extent-size, multiple of 1 MiB
     attach_way attach = attach_way::automatic;                 // attach: auto, kernel or portable
     std::string device_scope;                                  // device-scope: for several weftd on one kernel
+    std::filesystem::path key_directory = "/etc/weft/keys";    // key-directory: of encrypted volumes
+    std::filesystem::path key_command;                         // key-command: in place of the directory; empty: none
     log_level level = log_level::info;                         // log-level
     supervision supervisor = supervision::automatic;           // supervisor
 

@@ -60,6 +60,10 @@ result<bool> parse_checksums(std::string_view text) {
     return parse_either("checksums", text, "off", "on");
 }
 
+result<bool> parse_encrypt(std::string_view text) {
+    return parse_either("encrypt", text, "off", "on");
+}
+
 result<core::full_policy> parse_on_full(std::string_view text) {
     TRY_ASSIGN(const bool fail, parse_either("on-full", text, "hold", "fail"));
     return fail ? core::full_policy::fail : core::full_policy::hold;

@@ -6,6 +6,7 @@
 //   layout        striped | mirrored
 //   provisioning  thin | thick
 //   checksums     on | off
+//   encrypt       on | off
 //   on-full       hold | fail
 //   resync-rate   0 (no limit), or a size per second from resync_rate_min to resync_rate_max: 100MiB or 100MiB/s
 //   scrub-every   never, or a whole number with s, m, h, d or w, from scrub_every_min_s to scrub_every_max_s: 7d, 12h
@@ -40,6 +41,8 @@ result<bool> parse_layout(std::string_view text);
 result<bool> parse_provisioning(std::string_view text);
 /// True for on.
 result<bool> parse_checksums(std::string_view text);
+/// True for on.
+result<bool> parse_encrypt(std::string_view text);
 result<core::full_policy> parse_on_full(std::string_view text);
 /// Bytes per second; 0: no limit.
 result<std::uint64_t> parse_resync_rate(std::string_view text);

@@ -126,6 +126,12 @@ status decode_use(const json::object& object, volume_record& record) {
     record.fs = *type;
     TRY_ASSIGN(record.fs_uuid, fields::uuid(object, "fs_uuid"));
     TRY_ASSIGN(record.formatted, fields::boolean(object, "formatted"));
+    TRY_ASSIGN(record.encrypt, fields::boolean(object, "encrypt"));
+    if (record.encrypt) {
+        TRY_ASSIGN(record.luks_uuid, fields::uuid(object, "luks_uuid"));
+    } else {
+        TRY_ASSIGN(record.luks_uuid, fields::text(object, "luks_uuid"));
+    }
     TRY_ASSIGN(record.epoch, fields::number(object, "epoch"));
     TRY_ASSIGN(std::string writer, checked_text(object, "writer", [](const std::string& name) {
                    return name.empty() ? ok() : check_node_name(name);
@@ -158,6 +164,10 @@ status decode_policy(const json::object& object, volume_record& record) {
 json::object with_layout(json::object object) {
     if (!object.contains("growth")) object["growth"] = to_json(growth_record{});
     if (!object.contains("mirrored")) object["mirrored"] = false;
+    if (!object.contains("encrypt") && !object.contains("luks_uuid")) {  // nor did it know of encryption
+        object["encrypt"] = false;
+        object["luks_uuid"] = "";
+    }
     if (object.contains("stripes") || object.contains("chunk_bytes")) return object;
     const auto* extents = object.if_contains("extents");
     if (extents == nullptr || !extents->is_array()) return object;
@@ -175,7 +185,8 @@ result<volume_record> decode_volume_object(const json::object& stored) {
                                        "thick",         "checksums",    "on_full",         "resync_rate",
                                        "scrub_every_s", "scrub_wanted", "scrub_finished",  "scrubbed_at",
                                        "scrub_report",  "created_at",   "chunk_bytes",     "stripes",
-                                       "extents",       "growth",       "mirrored"}));
+                                       "extents",       "growth",       "mirrored",        "encrypt",
+                                       "luks_uuid"}));
     volume_record record;
     TRY_ASSIGN(record.name, checked_text(object, "name", check_volume_name));
     TRY_ASSIGN(std::string id, fields::uuid(object, "id"));
@@ -348,6 +359,8 @@ std::string encode(const volume_record& record) {
                                         {"formatted", record.formatted},
                                         {"replicas_wanted", record.replicas_wanted},
                                         {"min_replicas", record.min_replicas},
+                                        {"encrypt", record.encrypt},
+                                        {"luks_uuid", record.luks_uuid},
                                         {"epoch", record.epoch},
                                         {"writer", record.writer.str()},
                                         {"clean", record.clean},
@@ -456,6 +469,8 @@ status check(const volume_record& record) {
             fmt::format("its extents have {} bytes together, its size is {}", map->size_bytes(), record.size_bytes));
     if (record.clean && !record.writer.empty())
         return broken(fmt::format("it is called clean while {} writes", printable(record.writer.str())));
+    if (record.encrypt == record.luks_uuid.empty())
+        return broken("it is encrypted without a LUKS UUID, or has one and is not");
     if (record.maintenance && record.writer.empty()) return broken("it is under maintenance by nobody");
     if (record.scrub_finished > record.scrub_wanted)
         return broken(fmt::format("scrub {} finished, {} was asked for", record.scrub_finished, record.scrub_wanted));

@@ -11,7 +11,7 @@
 //   - 1 <= min_replicas <= replicas_wanted <= 3; every extent has 1..8 replicas on distinct drives;
 //   - at least one replica of every extent is up_to_date unless an operator decided otherwise (R12);
 //   - epoch never falls; `writer` is empty exactly when nobody may write; `clean` only with an empty writer;
-//     `maintenance` only with a writer; `recovering` only on an up_to_date replica.
+//     `maintenance` only with a writer; `luks_uuid` exactly with `encrypt`; `recovering` only on an up_to_date replica.
 #pragma once
 
 #include <cstdint>
@@ -62,6 +62,8 @@ struct volume_record {
     fs_type fs = fs_type::ext4;
     std::string fs_uuid;     // the UUID that our mkfs gives it, chosen at creation: recognises our own unfinished mkfs
     bool formatted = false;  // "never formatted" while false
+    bool encrypt = false;    // LUKS2 under the file system
+    std::string luks_uuid;   // of its header, chosen at creation as fs_uuid is; empty unless encrypt
     std::uint32_t replicas_wanted = 2;
     std::uint32_t min_replicas = 1;
     std::uint64_t epoch = 0;   // 0: never attached

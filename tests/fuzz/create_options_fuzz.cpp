@@ -45,7 +45,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     PROPERTY(options->min_replicas >= 1 && options->min_replicas <= options->replicas, "min {}", options->min_replicas);
     PROPERTY(options->size_bytes % volume_size_unit_bytes == 0, "{} bytes", options->size_bytes);
     PROPERTY(options->size_bytes <= volume_size_max_bytes, "{} bytes", options->size_bytes);
-    PROPERTY(options->size_bytes >= (options->fs == fs_type::xfs ? xfs_size_min_bytes : ext4_size_min_bytes),
+    PROPERTY(options->size_bytes >= (options->fs == fs_type::xfs ? xfs_size_min_bytes : ext4_size_min_bytes) +
+                                        (options->encrypt ? luks_size_bytes : 0),
              "{} bytes", options->size_bytes);
     if (given.count("size") != 0) {
         const auto asked = parse_size(given["size"]);

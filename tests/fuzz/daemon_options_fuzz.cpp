@@ -25,11 +25,11 @@ std::string render(const daemon_options& it) {
     return fmt::format(
         "node = {}\nhost = {}\nstore = {}\nstate-dir = {}\nruntime-dir = {}\ndocker-plugin = {}\nplugin-dir = {}\n"
         "port-base = {}\nlease-ttl-ms = {}\nrequest-timeout-ms = {}\nreconnect-window-ms = {}\n"
-        "attach-timeout-ms = {}\nlibexec-dir = {}\nextent-size = {}\nlog-level = {}\n",
+        "attach-timeout-ms = {}\nlibexec-dir = {}\nextent-size = {}\nkey-directory = {}\nlog-level = {}\n",
         it.node.str(), it.host, it.store_url, it.state_dir.native(), it.runtime_dir.native(), it.docker_plugin,
         it.plugin_dir.native(), it.port_base, it.lease_ttl.count(), it.request_timeout.count(),
         it.reconnect_window.count(), it.attach_timeout.count(), it.libexec_dir.native(), it.extent_size_bytes,
-        to_string(it.level));
+        it.key_directory.native(), to_string(it.level));
 }
 
 void check_limits(const daemon_options& it) {
@@ -37,7 +37,7 @@ void check_limits(const daemon_options& it) {
     PROPERTY(check_plugin_name(it.docker_plugin).has_value(), "plugin '{}'", it.docker_plugin);
     PROPERTY(!it.host.empty() && !it.store_url.empty(), "something required is empty");
     PROPERTY(it.port_base >= 1, "port {}", it.port_base);
-    for (const auto& directory : {it.state_dir, it.runtime_dir, it.plugin_dir, it.libexec_dir}) {
+    for (const auto& directory : {it.state_dir, it.runtime_dir, it.plugin_dir, it.libexec_dir, it.key_directory}) {
         const auto checked = parse_drive_path(directory.native());
         PROPERTY(checked.has_value() && *checked == directory.native(), "directory '{}'", directory.native());
     }

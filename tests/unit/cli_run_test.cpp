@@ -84,8 +84,8 @@ TEST_CASE("cli_run: every command reaches the service under each of its names") 
          "volume db changed: thin, checksums on, on-full hold, resync-rate 0 (no limit), scrub-every never, "
          "min-replicas 1"},
         {{"volume", "create", "new", "--provisioning", "thick", "--checksums=off", "--on-full", "fail", "--resync-rate",
-          "1m", "--scrub-every", "7d"},
-         "create new checksums=off on-full=fail provisioning=thick resync-rate=1m scrub-every=7d",
+          "1m", "--scrub-every", "7d", "--encrypt", "on"},
+         "create new checksums=off encrypt=on on-full=fail provisioning=thick resync-rate=1m scrub-every=7d",
          "volume new created"},
         {{"volume", "scrub", "db"}, "scrub db", "scrub 1 of volume db is asked for"},
         {{"volume", "grow", "db", "--size", "20g"}, "grow db 20g", "volume db has 20 GiB from now on"},

@@ -14,6 +14,7 @@ TEST_CASE("create_options: without options the defaults hold") {
     CHECK(parsed.fs == fs_type::ext4);
     CHECK_FALSE(parsed.thick);
     CHECK(parsed.checksums);
+    CHECK_FALSE(parsed.encrypt);
     CHECK(parsed.on_full == core::full_policy::hold);
     CHECK(parsed.resync_rate == 0);
     CHECK(parsed.scrub_every_s == 0);
@@ -26,6 +27,7 @@ TEST_CASE("create_options: every option is understood") {
                                                {"fs", "xfs"},
                                                {"provisioning", "thick"},
                                                {"checksums", "off"},
+                                               {"encrypt", "on"},
                                                {"on-full", "fail"},
                                                {"resync-rate", "100MiB/s"},
                                                {"scrub-every", "7d"}});
@@ -35,6 +37,7 @@ TEST_CASE("create_options: every option is understood") {
     CHECK(parsed.fs == fs_type::xfs);
     CHECK(parsed.thick);
     CHECK_FALSE(parsed.checksums);
+    CHECK(parsed.encrypt);
     CHECK(parsed.on_full == core::full_policy::fail);
     CHECK(parsed.resync_rate == 100 * mib);
     CHECK(parsed.scrub_every_s == 7 * 86400);
@@ -71,7 +74,7 @@ TEST_CASE("create_options: an unknown option is refused by name with the sorted 
         REQUIRE(refused.has_error());
         CHECK(refused.error().code == errc::invalid_argument);
         CHECK(refused.error().text.find("unknown option '") == 0);
-        CHECK(refused.error().text.find("checksums, fs, layout, min-replicas, on-full, provisioning, "
+        CHECK(refused.error().text.find("checksums, encrypt, fs, layout, min-replicas, on-full, provisioning, "
                                         "replicas, resync-rate, scrub-every, size") != std::string::npos);
         CHECK(refused.error().text.find('\n') == std::string::npos);
     }
@@ -106,6 +109,8 @@ TEST_CASE("create_options: a bad value is refused under the option's name") {
         {{{"fs", ""}}, "'fs'"},
         {{{"provisioning", "Thick"}}, "'provisioning': 'Thick' is neither thin nor thick"},
         {{{"checksums", "yes"}}, "'checksums': 'yes' is neither off nor on"},
+        {{{"encrypt", "yes"}}, "'encrypt': 'yes' is neither off nor on"},
+        {{{"encrypt", "on"}, {"size", "19m"}}, "too small for encrypted ext4: at least 20 MiB"},
         {{{"on-full", ""}}, "'on-full': '' is neither hold nor fail"},
         {{{"resync-rate", "fast"}}, "'resync-rate': 'fast' is not a rate"},
         {{{"scrub-every", "weekly"}}, "'scrub-every': 'weekly' is not a time"},

@@ -29,6 +29,8 @@ TEST_CASE("daemon_options: three keys are enough, the others have defaults") {
     CHECK(options->lease_ttl == std::chrono::seconds(10));
     CHECK(options->extent_size_bytes == 64 * gib);
     CHECK(options->port_base == 7480);
+    CHECK(options->key_directory == "/etc/weft/keys");
+    CHECK(options->key_command.empty());
 }
 
 TEST_CASE("daemon_options: every key is taken; comments and spaces are not") {
@@ -36,7 +38,8 @@ TEST_CASE("daemon_options: every key is taken; comments and spaces are not") {
                                "# a comment\n state-dir =/srv/s/ \nruntime-dir=/srv/r\ndocker-plugin = w2 # here too\n"
                                "plugin-dir = /srv/p\nport-base = 9000\nlease-ttl-ms = 600\nrequest-timeout-ms = 700\n"
                                "reconnect-window-ms = 0\nattach-timeout-ms = 800\nlibexec-dir = /opt/weft\n"
-                               "extent-size = 1GiB\nlog-level = debug\n");
+                               "extent-size = 1GiB\nlog-level = debug\nkey-directory = /srv/k\n"
+                               "key-command = /usr/bin/ask\n");
     REQUIRE(options.has_value());
     CHECK(options->state_dir == "/srv/s");
     CHECK(options->runtime_dir == "/srv/r");
@@ -48,6 +51,8 @@ TEST_CASE("daemon_options: every key is taken; comments and spaces are not") {
     CHECK(options->attach_timeout == std::chrono::milliseconds(800));
     CHECK(options->libexec_dir == "/opt/weft");
     CHECK(options->extent_size_bytes == gib);
+    CHECK(options->key_directory == "/srv/k");
+    CHECK(options->key_command == "/usr/bin/ask");
     CHECK(options->level == log_level::debug);
 }
 
@@ -58,6 +63,8 @@ TEST_CASE("daemon_options: bad files are refused, naming the key and what is wro
         {minimal + "lease-ttl = 5\n", "unknown key 'lease-ttl'"},
         {minimal + "node = n2\n", "'node' appears twice"},
         {minimal + "port-base = 0\n", "port-base"},
+        {minimal + "key-command = ask --now\n", "key-command"},
+        {minimal + "key-directory = keys\n", "key-directory"},
         {minimal + "port-base = 65536\n", "port-base"},
         {minimal + "port-base = 74x\n", "port-base"},
         {minimal + "lease-ttl-ms = -1\n", "lease-ttl-ms"},

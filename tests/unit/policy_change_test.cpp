@@ -38,6 +38,7 @@ TEST_CASE("policy_change: options of creation, unknown ones and none at all are 
         {{}, "nothing to change"},
         {{{"size", "20g"}}, "option 'size': it is decided when a volume is created"},
         {{{"provisioning", "thick"}}, "option 'provisioning': it is decided"},
+        {{{"encrypt", "on"}}, "option 'encrypt': it is decided"},
         {{{"replicas", "3"}}, "option 'replicas': it is decided"},
         {{{"onfull", "hold"}}, "unknown option 'onfull'"},
         {{{"a\nb", "hold"}}, "unknown option 'a\\nb'"},

@@ -24,6 +24,7 @@ TEST_CASE("records: a volume has this JSON, fields in order, no white space") {
     CHECK(encode(test::sample_volume(1)) ==
           R"({"name":"db","id":"00000000-0000-4000-8000-000000000001","size_bytes":10737418240,"fs":"ext4",)"
           R"("fs_uuid":"00000000-0000-4000-8000-000000000002","formatted":false,"replicas_wanted":1,"min_replicas":1,)"
+          R"("encrypt":false,"luks_uuid":"",)"
           R"("epoch":0,"writer":"","clean":true,"maintenance":false,"thick":false,"checksums":true,"on_full":"hold",)"
           R"("resync_rate":0,"scrub_every_s":0,"scrub_wanted":0,"scrub_finished":0,"scrubbed_at":"","scrub_report":"",)"
           R"("created_at":"2024-05-01T12:00:00.000Z","chunk_bytes":65536,"stripes":[1],"mirrored":false,"extents":)"
@@ -45,6 +46,26 @@ TEST_CASE("records: without a layout every extent is a segment by itself") {
         decode_volume(replaced(encode(test::sample_volume(1)), R"("chunk_bytes":65536,"stripes":[1],)", ""));
     REQUIRE(halfway.has_value());
     CHECK(halfway->layout == core::concatenation(1));
+}
+
+// Bug guarded against: the same, for a cluster whose records know no encryption.
+TEST_CASE("records: without a word of encryption a volume is not encrypted") {
+    const auto old = decode_volume(replaced(encode(test::sample_volume(1)), R"("encrypt":false,"luks_uuid":"",)", ""));
+    REQUIRE(old.has_value());
+    CHECK_FALSE(old->encrypt);
+    CHECK(encode(*old) == encode(test::sample_volume(1)));
+}
+
+TEST_CASE("records: a LUKS UUID is there exactly when the volume is encrypted") {
+    for (const auto& with : {R"("encrypt":true,"luks_uuid":"",)", R"("encrypt":true,"luks_uuid":"X",)",
+                             R"("encrypt":false,"luks_uuid":"x",)", R"("encrypt":true,)", R"("luks_uuid":"",)",
+                             R"("encrypt":"on","luks_uuid":"",)"}) {
+        CAPTURE(with);
+        const auto decoded =
+            decode_volume(replaced(encode(test::sample_volume(1)), R"("encrypt":false,"luks_uuid":"",)", with));
+        REQUIRE(decoded.has_error());
+        CHECK(decoded.error().code == errc::corrupt);
+    }
 }
 
 TEST_CASE("records: half a layout is not taken for none") {
@@ -87,6 +108,8 @@ TEST_CASE("records: every kind survives encode, decode, encode") {
     volume.fs = fs_type::xfs;
     volume.maintenance = volume.thick = volume.extents[0].replicas[0].recovering = true;
     volume.checksums = false;
+    volume.encrypt = true;
+    volume.luks_uuid = test::uuid(3);
     volume.on_full = core::full_policy::fail;
     volume.resync_rate = 100 * mib;
     volume.scrub_every_s = 604800;
