@@ -63,8 +63,10 @@ def test_a_suspended_volume_keeps_its_name(machine):
 
 
 def test_an_encrypted_volume_is_the_clear_device(machine):
-    seen = machine.event(dm(machine, "weft-orders", f"CRYPT-LUKS2-{ID.replace('-', '')}-weft-orders", 4))
-    assert "weft/orders" in seen["links"] and keeps_away(seen)
+    uuid = f"CRYPT-LUKS2-{ID.replace('-', '')}-weft-orders:crypt"
+    seen = machine.event(dm(machine, "weft-orders:crypt", uuid, 4))
+    assert {link for link in seen["links"] if link.startswith("weft/")} == {"weft/orders"}
+    assert keeps_away(seen) and seen["SYSTEMD_READY"] == "1" and not complaints(seen)
 
 
 def test_a_device_that_is_only_created_has_no_name_yet(machine):
