@@ -33,6 +33,7 @@ install: all ## Put everything below DESTDIR (default /), programs below PREFIX 
 	@install -D -m 644 systemd/weftd.conf $(SHARE)/doc/weft/examples/weftd.conf
 	@install -D -m 644 -t $(SHARE)/doc/weft README.md
 	@install -d -m 755 $(DESTDIR)/etc/weft
+	@install -d -m 700 $(DESTDIR)/etc/weft/keys
 
 deb: all ## Build the Debian package weft in BUILD (dpkg-deb, no network)
 	@BUILD=$(BUILD) VERSION=$(VERSION) scripts/build-deb

@@ -12,6 +12,7 @@
 #include "orchestrator/core/reconcile.hpp"
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/log.hpp"
+#include "orchestrator/io/crypt_layer.hpp"
 #include "orchestrator/io/filesystem.hpp"
 
 namespace weft {
@@ -30,6 +31,7 @@ volume_shape shape_of(const volume_record& record, const attachment& of) {
     const auto link = of.current_link();
     shape.legs = legs_of(record, link ? link->latest() : std::vector<core::engine_status>{});
     shape.resync_rate = record.resync_rate;
+    if (record.encrypt) shape.encryption = volume_encryption{record.luks_uuid, record.formatted};
     return shape;
 }
 
@@ -117,8 +119,11 @@ status attach_steps::grow_device(attachment& of, const volume_record& record) {
         note_device(of);
         return ok();
     }
-    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
+    TRY_ASSIGN(std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
     WEFT_CRASH_POINT("grow.device-grown");
+    if (before.unlocked) {
+        TRY_ASSIGN(device, devices_.unlock(shape_of(record, of), device));
+    }
     if (!before.mount_points.empty()) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
     WEFT_CRASH_POINT("grow.filesystem-grown");
     if (before.growable_bytes < record.size_bytes)
@@ -417,6 +422,14 @@ result<std::string> attach_steps::ensure_device(attachment& of, const volume_rec
     return device;
 }
 
+status attach_steps::check_mountable(const attachment& of, const volume_record& record) const {
+    {
+        const std::lock_guard lock(of.state);
+        if (!record.encrypt || !of.mountpoint.empty()) return ok();
+    }
+    return devices_.encryption_possible();
+}
+
 result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& as_attached) {
     TRY_ASSIGN(const auto record, with_legs_of_today(as_attached));
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
@@ -425,9 +438,12 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
         // What carried the device is gone from under it: I/O there has failed, only a new stack helps.
         TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, true}));
     }
-    TRY_ASSIGN(const std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
+    TRY_ASSIGN(const std::string whole, devices_.attach(paths, shape_of(record, of), device_wait));
     WEFT_CRASH_POINT("mount.device-made");
+    TRY_ASSIGN(const std::string device, devices_.unlock(shape_of(record, of), whole));
     if (seen.mount_points.empty() || !seen.usable) {
+        // Holes of a new encrypted volume are noise in clear, which blkid must not take for anything.
+        if (record.encrypt && !record.formatted) TRY(blank_clear_device(device));
         const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
         if (made.has_error()) return made.error();
         WEFT_CRASH_POINT("mount.formatted");

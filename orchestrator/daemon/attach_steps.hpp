@@ -78,8 +78,10 @@ public:
     /// The block device alone, for an administrator. Errors: as volume_devices::attach.
     result<std::string> ensure_device(attachment& of, const volume_record& record);
 
-    /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system found there
-    /// must not be touched; io_failed, timed_out.
+    /// Can this node mount it at all? To be asked before anything is changed. Errors: unsupported.
+    [[nodiscard]] status check_mountable(const attachment& of, const volume_record& record) const;
+    /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system or LUKS
+    /// header found there must not be touched; unavailable (no key, or the wrong one); io_failed, timed_out.
     result<std::string> ensure_mounted(attachment& of, const volume_record& record);
 
     /// Down, whatever the state is: in order if the server lives and is ours, by force if it is dead. Does not ask

@@ -16,6 +16,7 @@
 #include "orchestrator/core/transitions.hpp"
 #include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/daemon/log.hpp"
+#include "orchestrator/io/volume_device.hpp"
 
 namespace weft {
 
@@ -84,6 +85,8 @@ void claim_drives(const volume_record& record, const cluster_view& view, store_c
 result<volume_record> volume_catalog::draft(const std::string& name, const volume_options& options,
                                             store_commit& change) {
     TRY_ASSIGN(const auto wanted, parse_create_options(options));
+    // Said here, not at the first mount: who creates a volume is most often who uses it.
+    if (wanted.encrypt) TRY(volume_devices(env_.options).encryption_possible());
     TRY(env_.cache.refresh());  // the newest leases and free space
     const auto view = env_.cache.view();
     placement_request request;
@@ -101,6 +104,8 @@ result<volume_record> volume_catalog::draft(const std::string& name, const volum
     record.size_bytes = wanted.size_bytes;
     record.fs = wanted.fs;
     record.fs_uuid = make_uuid();
+    record.encrypt = wanted.encrypt;
+    if (record.encrypt) record.luks_uuid = make_uuid();
     record.replicas_wanted = wanted.replicas;
     record.min_replicas = wanted.min_replicas;
     record.thick = wanted.thick;
@@ -130,9 +135,10 @@ status volume_catalog::create(const std::string& name, const volume_options& opt
         if (committed.has_value()) {
             WEFT_CRASH_POINT("create.recorded");
             for (const auto& put : change.puts) env_.cache.put(put.key, put.value, *committed);
-            env_.events.emit(severity::info, "volume " + name,
-                             fmt::format("created: {}, {} {}replicas{}", render_size(record.size_bytes),
-                                         record.replicas_wanted, record.thick ? "thick " : "", stripes_of(record)));
+            env_.events.emit(
+                severity::info, "volume " + name,
+                fmt::format("created: {}, {} {}replicas{}{}", render_size(record.size_bytes), record.replicas_wanted,
+                            record.thick ? "thick " : "", stripes_of(record), record.encrypt ? ", encrypted" : ""));
             env_.wake_reconciler();
             return wait_ready({record, *committed});
         }

@@ -117,6 +117,7 @@ result<volume_record> volume_keeper::record_for(const std::string& name, bool fo
 
 result<std::string> volume_keeper::mount_locked(attachment& of, const volume_record& record,
                                                 const std::string& mount_id) {
+    TRY(steps_.check_mountable(of, record));
     TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, record, false));
     auto where = steps_.ensure_mounted(of, attached.record);
     if (where.has_value()) {

@@ -104,10 +104,10 @@ result<probe_result> probe_device(const std::filesystem::path& device) {
     return probe_fd(fd.get(), device.string());
 }
 
-format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs_uuid, const probe_result& found) {
-    INVARIANT(is_uuid(fs_uuid), "plan_format: '{}' is not a UUID", fs_uuid);
+format_plan plan_format(bool record_formatted, const wanted_signature& wanted, const probe_result& found) {
+    INVARIANT(is_uuid(wanted.uuid), "plan_format: '{}' is not a UUID", wanted.uuid);
     const bool plain = !found.empty && !found.ambivalent && !found.partition_table;
-    const bool ours = plain && found.type == to_string(fs) && found.uuid == fs_uuid;
+    const bool ours = plain && found.type == wanted.type && found.uuid == wanted.uuid;
     if (!record_formatted) {
         if (found.empty || ours) return {format_action::format, {}};
         return {
@@ -120,14 +120,19 @@ format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs
     if (found.empty)
         return {
             format_action::refuse,
-            fmt::format("the record says that this volume holds a {} file system (UUID {}), but blkid finds nothing on "
+            fmt::format("the record says that this volume holds a {} (UUID {}), but blkid finds nothing on "
                         "its device; nothing was touched. Its replicas may be damaged: look at them before anything "
                         "else",
-                        to_string(fs), fs_uuid)};
+                        wanted.name, wanted.uuid)};
     return {format_action::refuse,
-            fmt::format("the record says that this volume holds a {} file system (UUID {}), but its device holds {}; "
+            fmt::format("the record says that this volume holds a {} (UUID {}), but its device holds {}; "
                         "nothing was touched",
-                        to_string(fs), fs_uuid, name_of(found))};
+                        wanted.name, wanted.uuid, name_of(found))};
+}
+
+format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs_uuid, const probe_result& found) {
+    const std::string type{to_string(fs)};
+    return plan_format(record_formatted, wanted_signature{type, fs_uuid, type + " file system"}, found);
 }
 
 /// flock has no time-out of its own, and whoever holds the lock does so for moments: look again until the deadline.

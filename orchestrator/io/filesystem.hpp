@@ -44,8 +44,19 @@ struct format_plan {
     std::string reason;  // for refuse: a text for the user that says what was found and that nothing was touched
 };
 
-/// The law above. `fs_uuid` must be a UUID (INVARIANT): an empty one would make foreign file systems look like ours.
+/// What a record expects on a device: blkid's name of it, the UUID that the record minted, and a word for people.
+struct wanted_signature {
+    std::string type;  // "ext4", "crypto_LUKS"
+    std::string uuid;  // must be a UUID (INVARIANT): an empty one would make what is foreign look like ours
+    std::string name;  // "ext4 file system"
+};
+
+/// The law above, for a file system and for the LUKS header of an encrypted volume alike.
+format_plan plan_format(bool record_formatted, const wanted_signature& wanted, const probe_result& found);
 format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs_uuid, const probe_result& found);
+
+/// Takes the exclusive flock of an open block device. Errors: busy after 5 s.
+status lock_device(int fd, const std::string& device);
 
 enum class format_outcome : std::uint8_t { made, already };
 

@@ -7,17 +7,48 @@
 #include <charconv>
 #include <set>
 
+#include "dm-tables/core/crypt_device.hpp"
 #include "dm-tables/core/plan.hpp"
 #include "dm-tables/core/volume_stack.hpp"
 #include "dm-tables/io/dm_driver.hpp"
 #include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/units.hpp"
 #include "orchestrator/core/nbd_identity.hpp"
+#include "orchestrator/io/crypt_layer.hpp"
 #include "orchestrator/io/filesystem.hpp"
 #include "orchestrator/io/mirror_legs.hpp"
 #include "orchestrator/io/nbd_device.hpp"
 
 namespace weft {
+
+result<dm::observation> observe_volume(const kernel_scope& scope, const volume_id& id,
+                                       const std::vector<dm::volume_stack>& wanted) {
+    TRY_ASSIGN(auto all, dm::driver::observe(wanted));
+    const auto is_of_volume = [&](const dm::observed_device& device) {
+        const auto who = dm::parse_uuid(device.uuid);
+        return who.has_value() && who->volume_id == id.str() && who->scope == scope.scope;
+    };
+    std::set<std::string> clear;  // the name that this volume's clear device would have
+    for (const auto& device : all.devices)
+        if (is_of_volume(device)) clear.insert(dm::crypt_name(device.name));
+    std::erase_if(all.devices, [&](const dm::observed_device& device) {
+        if (dm::is_crypt_device(device.name, device.uuid)) return !clear.contains(device.name);
+        if (dm::parse_uuid(device.uuid).has_value()) return !is_of_volume(device);
+        return std::none_of(wanted.begin(), wanted.end(), [&](const dm::volume_stack& stack) {
+            return std::any_of(stack.devices.begin(), stack.devices.end(),
+                               [&](const dm::dm_device& one) { return one.name == device.name; });
+        });
+    });
+    return all;
+}
+
+const dm::observed_device* find_top(const dm::observation& found) {
+    for (const auto& device : found.devices) {
+        const auto who = dm::parse_uuid(device.uuid);
+        if (who.has_value() && who->role.what == dm::device_role::part::volume) return &device;
+    }
+    return nullptr;
+}
 
 namespace {
 
@@ -55,21 +86,6 @@ device_number parse_number(std::string_view text) {
 
 std::string render_number(const device_number& number) {
     return fmt::format("{}:{}", number.major, number.minor);
-}
-
-/// What device-mapper has of this volume, and of the names that `wanted` asks for.
-result<dm::observation> observe_volume(const kernel_scope& scope, const volume_id& id,
-                                       const std::vector<dm::volume_stack>& wanted) {
-    TRY_ASSIGN(auto all, dm::driver::observe(wanted));
-    std::erase_if(all.devices, [&](const dm::observed_device& device) {
-        const auto who = dm::parse_uuid(device.uuid);
-        if (who.has_value()) return who->volume_id != id.str() || who->scope != scope.scope;
-        return std::none_of(wanted.begin(), wanted.end(), [&](const dm::volume_stack& stack) {
-            return std::any_of(stack.devices.begin(), stack.devices.end(),
-                               [&](const dm::dm_device& one) { return one.name == device.name; });
-        });
-    });
-    return all;
 }
 
 /// Reports that stand for "this volume was left alone".
@@ -131,14 +147,6 @@ result<std::vector<dm::layout_segment>> connect_extents(const kernel_scope& scop
     return segments;
 }
 
-const dm::observed_device* find_top(const dm::observation& found) {
-    for (const auto& device : found.devices) {
-        const auto who = dm::parse_uuid(device.uuid);
-        if (who.has_value() && who->role.what == dm::device_role::part::volume) return &device;
-    }
-    return nullptr;
-}
-
 /// Does everything that this device maps end at nbd devices of the volume's that are connected? Of a mirrored set one
 /// whole leg is enough: it may be about to lose another.
 bool is_sound(const std::string& number, const dm::observation& found, const std::set<std::string>& connected) {
@@ -177,9 +185,18 @@ result<volume_device_state> observe_kernel(const kernel_scope& scope, const volu
     std::set<std::string> numbers;
     for (const auto& device : connected) numbers.insert(render_number(device.numbers));
     state.usable = !top->suspended && is_sound(top->number, found, numbers);
+    if (const auto* clear = dm::find_crypt(found, top->name); clear != nullptr) {
+        state.unlocked = true;
+        state.devices.push_back(parse_number(clear->number));
+        const auto reach = clear->active ? dm::crypt_reach_sectors(*clear->active) : std::nullopt;
+        // A device that has grown under a clear one that has not yet is as small as that.
+        if (reach) state.growable_bytes = std::min(state.growable_bytes, *reach * dm::sector_bytes);
+        state.usable = state.usable && reach.has_value() && !clear->suspended;
+    }
     TRY_ASSIGN(const auto mounts, read_own_mounts());
     for (const auto& mount : mounts)
-        if (mount.device == state.devices.front()) state.mount_points.push_back(mount.mount_point);
+        if (std::find(state.devices.begin(), state.devices.end(), mount.device) != state.devices.end())
+            state.mount_points.push_back(mount.mount_point);
     return state;
 }
 
@@ -217,7 +234,11 @@ status teardown_kernel(const kernel_scope& scope, const volume_id& id, const tea
                                   fmt::format("device {}", render_number(state.devices.front()))));
     if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
     WEFT_CRASH_POINT("kernel.unmounted");
-    if (dm_is_loaded()) TRY(converge(scope, id, {}));
+    if (dm_is_loaded()) {
+        TRY(remove_clear_device(scope, id));
+        WEFT_CRASH_POINT("kernel.crypt-gone");
+        TRY(converge(scope, id, {}));
+    }
     WEFT_CRASH_POINT("kernel.dm-gone");
     for (const auto& device : connected) TRY(disconnect_nbd(device, options.timeout));
     WEFT_CRASH_POINT("kernel.nbd-gone");

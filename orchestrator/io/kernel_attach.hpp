@@ -5,6 +5,8 @@
 //           ├── extent/1 ── /dev/nbd5 ─┤ linear | striped ── /dev/mapper/weft-NAME ── ext4|xfs at <state>/mounts/<id>
 //           └── …
 //
+// An encrypted volume has one device more, weft-NAME:crypt, between its own and the file system (crypt_layer.hpp).
+//
 // The device outlives its volume server: an nbd device without a live connection holds its requests until it gets the
 // next server's sockets (nbd_device.hpp), so killing or upgrading the server is a pause for the container. That next
 // server is a new writer with a new epoch (R1); what the kernel sends again was never acknowledged.
@@ -13,7 +15,9 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
+#include "dm-tables/core/plan.hpp"
 #include "nbd-backend/base/ids.hpp"
 #include "nbd-backend/base/result.hpp"
 #include "orchestrator/io/volume_device.hpp"
@@ -25,6 +29,12 @@ struct kernel_scope {
     std::string node;   // in the marks of nbd devices
     std::string scope;  // in device-mapper's UUIDs; usually empty
 };
+
+/// What device-mapper has of this volume, the clear device included, and of the names that `wanted` asks for.
+result<dm::observation> observe_volume(const kernel_scope& scope, const volume_id& id,
+                                       const std::vector<dm::volume_stack>& wanted);
+/// The volume's own device among those, or null.
+const dm::observed_device* find_top(const dm::observation& found);
 
 /// Can this kernel do it? Loads the modules. Errors: unavailable, saying what is missing and what to do.
 status kernel_attach_possible();

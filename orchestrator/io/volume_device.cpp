@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "orchestrator/io/crypt_layer.hpp"
 #include "orchestrator/io/kernel_attach.hpp"
 #include "orchestrator/io/mirror_legs.hpp"
 #include "orchestrator/io/portable_attach.hpp"
@@ -52,6 +53,13 @@ result<std::string> volume_devices::attach(const volume_paths& paths, const volu
     if (kernel.nothing && portable.nothing()) {
         TRY_ASSIGN(by_kernel, use_kernel());
     }
+    if (shape.encryption && !by_kernel) {
+        TRY(encryption_possible());
+        return error{errc::unsupported,
+                     fmt::format("volume '{}' is encrypted and attached portably on this node, which cannot unlock it; "
+                                 "detach it, and mount it again",
+                                 shape.name)};
+    }
     if (!by_kernel && shape.layout.mirrored)
         return error{errc::unsupported,
                      fmt::format("volume '{}' is mirrored by device-mapper, which needs a kernel with nbd and "
@@ -70,6 +78,25 @@ result<std::vector<set_state>> volume_devices::sets(const volume_shape& shape) c
 
 status volume_devices::order_set(const volume_shape& shape, std::size_t extent, set_order what) const {
     return weft::order_set(scope_of(options_), shape, extent, what);
+}
+
+status volume_devices::encryption_possible() const {
+    const auto refused = [](const std::string& why) {
+        return error{
+            errc::unsupported,
+            fmt::format("an encrypted volume needs the kernel attach (nbd and device-mapper), and this node {}; "
+                        "use another node, or `attach = auto` in its configuration and a kernel with both",
+                        why)};
+    };
+    if (options_.attach == attach_way::portable) return refused("is configured with `attach = portable`");
+    if (const auto possible = kernel_attach_possible(); possible.has_error())
+        return refused(fmt::format("cannot do it ({})", possible.error().text));
+    return ok();
+}
+
+result<std::string> volume_devices::unlock(const volume_shape& shape, const std::string& device) const {
+    if (!shape.encryption) return device;
+    return unlock_device(options_, scope_of(options_), shape, device);
 }
 
 status volume_devices::teardown(const volume_paths& paths, const volume_id& id, const teardown_options& options) const {

@@ -28,6 +28,12 @@
 
 namespace weft {
 
+/// What is to be known of an encrypted volume besides its key.
+struct volume_encryption {
+    std::string luks_uuid;   // minted by the record
+    bool formatted = false;  // false: no container has seen the volume, its header may be written (again)
+};
+
 /// What the kernel path must know of a volume to stitch it.
 struct volume_shape {
     std::string name;
@@ -36,6 +42,7 @@ struct volume_shape {
     std::vector<std::uint64_t> extent_sizes = {};  // bytes
     leg_table legs = {};                           // mirrored
     std::uint64_t resync_rate = 0;                 // mirrored: bytes per second, 0: no limit
+    std::optional<volume_encryption> encryption = {};
 };
 
 /// What device-mapper says of a leg.
@@ -49,6 +56,7 @@ struct leg_report {
 struct volume_device_state {
     bool nothing = true;                    // neither a device nor a part of one
     bool usable = false;                    // whole; works as long as the volume server does
+    bool unlocked = false;                  // of an encrypted volume: its clear device is there
     bool outlives_server = false;           // waits for the next volume server instead of failing I/O
     std::uint64_t growable_bytes = 0;       // the device's size if it can become larger while it is used, else 0
     std::vector<device_number> devices;     // those that a file system can be mounted from
@@ -72,8 +80,9 @@ public:
     [[nodiscard]] result<volume_device_state> observe(const volume_paths& paths, const volume_id& id) const;
 
     /// Brings the device up, finishes what is half there, or gives a device that outlived its server the new one's
-    /// sockets, and returns its path. The volume server must listen already. Errors: unavailable, timed_out, io_failed;
-    /// busy (remains of an earlier attachment: tear down first). A failure leaves what was made to the next call.
+    /// sockets, and returns its path; of an encrypted volume that of the ciphertext. The volume server must listen
+    /// already. Errors: unavailable, timed_out, io_failed; unsupported (encrypted, and not by the kernel); busy
+    /// (remains of an earlier attachment: tear down first). A failure leaves what was made to the next call.
     [[nodiscard]] result<std::string> attach(const volume_paths& paths, const volume_shape& shape,
                                              std::chrono::milliseconds timeout) const;
 
@@ -83,6 +92,14 @@ public:
     [[nodiscard]] result<std::vector<set_state>> sets(const volume_shape& shape) const;
     /// As above. Errors: io_failed, busy (something else is going on in the set).
     [[nodiscard]] status order_set(const volume_shape& shape, std::size_t extent, set_order what) const;
+
+    /// Can this node have encrypted volumes? Errors: unsupported, saying why not and what to do.
+    [[nodiscard]] status encryption_possible() const;
+
+    /// What the file system is on, from what `attach` returned: the same, or of an encrypted volume the clear device.
+    /// Makes that (crypt_layer.hpp), or lets it reach over all of a device that has grown; only then the key is asked
+    /// for. Errors: those of read_volume_key and run_luks; corrupt (something else is on the device).
+    [[nodiscard]] result<std::string> unlock(const volume_shape& shape, const std::string& device) const;
 
     /// Unmounts and takes the device apart; idempotent and resumable. Never lazy: while a foreign mount namespace or a
     /// process holds the file system it stays. Errors: busy (names who), timed_out (still going on; call again),

@@ -117,3 +117,16 @@ TEST_CASE("plan_format: ext4 with our UUID is not an xfs volume's") {
     CHECK(plan_format(false, fs_type::xfs, ours, plain("ext4", ours)).action == format_action::refuse);
     CHECK(plan_format(true, fs_type::xfs, ours, plain("ext4", ours)).action == format_action::refuse);
 }
+
+TEST_CASE("plan_format: the law holds for the LUKS header of an encrypted volume, too") {
+    const wanted_signature header{"crypto_LUKS", ours, "LUKS header"};
+    CHECK(plan_format(false, header, empty()).action == format_action::format);
+    CHECK(plan_format(false, header, plain("crypto_LUKS", ours)).action == format_action::format);
+    CHECK(plan_format(true, header, plain("crypto_LUKS", ours)).action == format_action::mount_it);
+    for (const bool formatted : {false, true})
+        for (const auto& found : {plain("crypto_LUKS", theirs), plain("ext4", ours), plain("swap", ""), ambivalent()}) {
+            CAPTURE(formatted);
+            CHECK(plan_format(formatted, header, found).action == format_action::refuse);
+        }
+    CHECK(plan_format(true, header, empty()).reason.find("holds a LUKS header (UUID " + ours) != std::string::npos);
+}

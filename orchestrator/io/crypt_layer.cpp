@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/io/crypt_layer.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "dm-tables/core/crypt_device.hpp"
+#include "dm-tables/io/dm_driver.hpp"
+#include "nbd-backend/base/crash_point.hpp"
+#include "nbd-backend/base/units.hpp"
+#include "orchestrator/io/filesystem.hpp"
+#include "orchestrator/io/luks_process.hpp"
+#include "orchestrator/io/process.hpp"
+#include "orchestrator/io/volume_key.hpp"
+
+namespace weft {
+
+namespace {
+
+/// A format writes 8 MiB, an open reads one; half of dockerd's patience with a Mount (docker-plugin facts, 3.2).
+constexpr std::chrono::seconds luks_wait{60};
+constexpr std::chrono::seconds blank_wait{60};
+constexpr std::size_t blanked_bytes = mib;
+
+class unlocker {
+public:
+    unlocker(const daemon_options& options, const volume_shape& shape, const dm::observed_device& top,
+             std::string device)
+        : options_(options), shape_(shape), top_(top) {
+        luks_ = {std::move(device), shape.encryption->luks_uuid, dm::crypt_name(top.name)};
+    }
+
+    result<std::string> run(const dm::observed_device* clear) {
+        if (clear == nullptr) {
+            TRY(open());
+        } else {
+            if (!clear->uuid.starts_with(dm::crypt_uuid_prefix(luks_.uuid)))
+                return error{errc::busy,
+                             fmt::format("device {} is there already, but of another LUKS header (device-mapper UUID "
+                                         "{}); find out whose it is, and remove it with cryptsetup close",
+                                         clear->name, clear->uuid)};
+            TRY(resize(*clear));
+        }
+        return dm::node_path(luks_.name);
+    }
+
+private:
+    status open() {
+        // Held from the look to the last write, as for mkfs: nobody else formats in between.
+        const unique_fd fd{::open(luks_.device.c_str(), O_RDWR | O_CLOEXEC)};
+        if (!fd) return errno_error(errno, fmt::format("open {}", luks_.device));
+        TRY(lock_device(fd.get(), luks_.device));
+        TRY_ASSIGN(const auto found, probe_device(luks_.device));
+        const auto plan = plan_format(shape_.encryption->formatted, {"crypto_LUKS", luks_.uuid, "LUKS header"}, found);
+        if (plan.action == format_action::refuse) return error{errc::corrupt, plan.reason};
+        TRY_ASSIGN(const auto key, read_volume_key(options_, shape_.name, shape_.id));
+        if (plan.action == format_action::format) {
+            TRY(call(luks_verb::format, key));
+            WEFT_CRASH_POINT("kernel.crypt-formatted");
+        }
+        TRY(call(luks_verb::open, key));
+        WEFT_CRASH_POINT("kernel.crypt-opened");
+        return ok();
+    }
+
+    status resize(const dm::observed_device& clear) {
+        const auto reach = clear.active ? dm::crypt_reach_sectors(*clear.active) : std::nullopt;
+        if (!reach || !top_.active || *reach >= dm::length_sectors(*top_.active)) return ok();
+        TRY_ASSIGN(const auto key, read_volume_key(options_, shape_.name, shape_.id));
+        TRY(call(luks_verb::resize, key));
+        WEFT_CRASH_POINT("kernel.crypt-resized");
+        return ok();
+    }
+
+    status call(luks_verb verb, const encryption_key& key) {
+        auto done = run_luks(verb, luks_, key.bytes, luks_wait);
+        if (done.has_error() && done.error().code == errc::unavailable)
+            return error{errc::unavailable,
+                         fmt::format("{}; it came from {}; nothing was changed", done.error().text, key.source)};
+        return done;
+    }
+
+    const daemon_options& options_;
+    const volume_shape& shape_;
+    const dm::observed_device& top_;
+    dm::luks_volume luks_;
+};
+
+/// In a child: zeroes both ends and makes that durable.
+int call_blank(int fd, const void*) {
+    static constexpr std::array<char, 64 * kib> zeros{};
+    const off_t size = ::lseek(fd, 0, SEEK_END);
+    if (size < 0) return errno;
+    const off_t end = size;
+    const auto piece = static_cast<off_t>(blanked_bytes);
+    for (const off_t start : {off_t{0}, end > piece ? end - piece : off_t{0}})
+        for (off_t at = start; at < end && at < start + piece;) {
+            const auto left = static_cast<std::size_t>(end - at);
+            const ssize_t n = ::pwrite(fd, zeros.data(), left < zeros.size() ? left : zeros.size(), at);
+            if (n < 0 && errno != EINTR) return errno;
+            if (n > 0) at += n;
+        }
+    return ::fsync(fd) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+result<std::string> unlock_device(const daemon_options& options, const kernel_scope& scope, const volume_shape& shape,
+                                  const std::string& device) {
+    TRY_ASSIGN(const auto found, observe_volume(scope, shape.id, {}));
+    const auto* top = find_top(found);
+    if (top == nullptr || !top->active)
+        return error{errc::busy, fmt::format("device {} of volume '{}' went away", device, shape.name)};
+    return unlocker(options, shape, *top, device).run(dm::find_crypt(found, top->name));
+}
+
+status blank_clear_device(const std::string& device) {
+    // O_EXCL: refused while it is mounted or mapped (open(2)).
+    unique_fd fd{::open(device.c_str(), O_RDWR | O_EXCL | O_CLOEXEC)};
+    if (!fd) return errno_error(errno, fmt::format("open {}", device));
+    return run_isolated({call_blank, nullptr, std::move(fd)}, fmt::format("blank {}", device), blank_wait);
+}
+
+status remove_clear_device(const kernel_scope& scope, const volume_id& id) {
+    TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
+    for (const auto& device : found.devices)
+        if (dm::is_crypt_device(device.name, device.uuid))
+            TRY(dm::driver::apply({{dm::step::verb::remove, device.name, device.uuid, {}}}));
+    return ok();
+}
+
+}  // namespace weft
