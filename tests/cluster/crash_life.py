@@ -80,6 +80,7 @@ class Life:
         self.cluster, self.home, self.away = rig.cluster, rig.cluster[0], rig.cluster[1]
         self.name = point.replace(".", "-")
         self.replicas, self.armed = 3, []
+        self.options = {}  # of creation, besides size and replicas
         self.uri, self.version = None, 0
 
     def reach(self, phase, nodes=None):
@@ -99,8 +100,8 @@ class Life:
 
     # ---- steps, each until it succeeds ----
     def create(self):
-        again(lambda: self.home.plugin.create(self.name, size=f"{SIZE_MIB}MiB", replicas=str(self.replicas)),
-              f"create {self.name}")
+        again(lambda: self.home.plugin.create(self.name, size=f"{SIZE_MIB}MiB", replicas=str(self.replicas),
+                                              **self.options), f"create {self.name}")
 
     def attach(self, node):
         answer = again(lambda: node.weft("volume", "attach", self.name), f"attach {self.name} at {node.name}")

@@ -53,10 +53,10 @@ PHASES = {
 
 # The same on a kernel with nbd and device-mapper (tests/vm/inside/test_kernel_crash.py): weftd.
 KERNEL_PHASES = {
-    "mount": ["kernel.nbd-connected", "kernel.dm-applied"],
+    "mount": ["kernel.nbd-connected", "kernel.dm-applied", "kernel.crypt-formatted", "kernel.crypt-opened"],
     "replacement": ["replace.recorded", "replace.connected"],
-    "grow": ["grow.device-grown", "grow.filesystem-grown"],
-    "unmount": ["kernel.cut", "kernel.unmounted", "kernel.dm-gone", "kernel.nbd-gone"],
+    "grow": ["grow.device-grown", "kernel.crypt-resized", "grow.filesystem-grown"],
+    "unmount": ["kernel.cut", "kernel.unmounted", "kernel.crypt-gone", "kernel.dm-gone", "kernel.nbd-gone"],
 }
 
 # Of a block device that is a drive (drive_life.py): weftd.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """weftd dies at every named step of the kernel path: mounting, replacing a volume server, growing, unmounting. A
-program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left.
+program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left. The steps of encryption,
+and the one between its mkfs and the record of it, on an encrypted volume.
 
 Needs the build with crash points (tests/cluster/crash_life.py).
 """
@@ -21,8 +22,14 @@ pytestmark = pytest.mark.limit(600)
 crash_life.LIMIT = 240  # an emulated processor
 
 
+ENCRYPTED = [*(point for point in KERNEL_POINTS if ".crypt-" in point), "mount.formatted"]
+PHASES = {**KERNEL_POINTS, "mount.formatted": "mount"}
+
+
 class KernelLife(Life):
     def live(self):
+        if self.point in ENCRYPTED:
+            self.options = {"encrypt": "on"}
         self.create()
         self.reach("mount")
         path, mount_id = self.mount(self.home)
@@ -65,11 +72,20 @@ class KernelLife(Life):
 
 @pytest.fixture(scope="module")
 def rig(workspace):
-    made = Rig(workspace, use_kernel, **SLOW)
+    keys = workspace.path / "keys"
+    keys.mkdir(mode=0o700)
+    (keys / "default.key").write_bytes(os.urandom(64))
+    (keys / "default.key").chmod(0o400)
+
+    def prepare(node):
+        use_kernel(node)
+        node.settings["key-directory"] = keys
+        node.write_config()
+    made = Rig(workspace, prepare, **SLOW)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize("point", KERNEL_POINTS)
+@pytest.mark.parametrize("point", PHASES)
 def test_a_death_at(rig, point):
-    KernelLife(rig, point, KERNEL_POINTS).live()
+    KernelLife(rig, point, PHASES).live()
