@@ -2,6 +2,7 @@
 #include "dm-tables/core/crypt_device.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "dm-tables/core/text.hpp"

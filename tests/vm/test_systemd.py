@@ -132,6 +132,24 @@ def test_servers_are_units_of_their_own_and_cannot_be_chosen_by_the_oom_killer(n
         assert node.output(f"tr '\\0' ' ' </proc/{pid}/cmdline").split()[0].endswith(("nbdkit", "nbdfuse"))
 
 
+def test_an_encrypted_volume_works_in_the_sandbox_of_the_unit_and_bears_the_volume_s_name(node):
+    """libcryptsetup, the kernel's keyring and its modules, in weftd.service; the clear device, with the package's rules."""
+    node.run("test \"$(stat -c %a /etc/weft/keys)\" = 700; "
+             "umask 377; head -c 64 /dev/urandom >/etc/weft/keys/default.key")
+    node.run("docker volume create --driver weft --opt size=64MiB --opt replicas=1 --opt encrypt=on secret", timeout=300)
+    using = ["docker", "run", "--network", "none", "--volume", "secret:/data"]
+    node.run([*using, "--rm", "busybox", "sh", "-ec", "echo kept >/data/file; sync"], timeout=300)
+    node.run([*using, "--detach", "--name", "holder", "busybox", "sleep", "3600"], timeout=300)
+    assert node.output("docker exec holder cat /data/file").strip() == "kept"
+    node.run("udevadm settle", timeout=300)
+    clear = node.output("readlink -f /dev/mapper/weft-secret:crypt").strip()
+    assert node.output("readlink -f /dev/weft/secret").strip() == clear
+    assert node.output(f"findmnt --noheadings --output TARGET --source {clear} | head -n 1").strip()
+    assert "SYSTEMD_READY=1" in node.output(f"udevadm info --query=property {clear}")
+    node.run("docker rm --force holder && docker volume rm secret", timeout=300)
+    assert "crypt" not in node.output("dmsetup ls")
+
+
 @pytest.mark.parametrize("how", [
     "systemctl restart weftd.service", "systemctl kill --signal=KILL weftd.service",
     "systemctl stop weftd.service; systemctl daemon-reload; systemctl start weftd.service"])

@@ -140,7 +140,6 @@ def test_a_life_of_an_encrypted_volume(cluster):
     content = [checksum(file) for file in replica_files(cluster, "db")]
     file = put_key(cluster, OTHER_KEY)
     for spoil, words in ((lambda: None, ("the key does not open", str(file))),
-                         (lambda: file.chmod(0o440), ("mode 0440", str(file))),
                          (file.unlink, ("there is no key for volume 'db' on this node", "default.key"))):
         spoil()
         with pytest.raises(PluginError) as refused:
