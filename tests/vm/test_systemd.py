@@ -133,10 +133,11 @@ def test_servers_are_units_of_their_own_and_cannot_be_chosen_by_the_oom_killer(n
 
 
 def test_an_encrypted_volume_works_in_the_sandbox_of_the_unit_and_bears_the_volume_s_name(node):
-    """libcryptsetup, the kernel's keyring and its modules, in weftd.service; the clear device, with the package's rules."""
+    """libcryptsetup, keyring and modules in the sandbox of the unit; the clear device under the package's rules."""
     node.run("test \"$(stat -c %a /etc/weft/keys)\" = 700; "
              "umask 377; head -c 64 /dev/urandom >/etc/weft/keys/default.key")
-    node.run("docker volume create --driver weft --opt size=64MiB --opt replicas=1 --opt encrypt=on secret", timeout=300)
+    node.run("docker volume create --driver weft --opt size=64MiB --opt replicas=1 --opt encrypt=on secret",
+             timeout=300)
     using = ["docker", "run", "--network", "none", "--volume", "secret:/data"]
     node.run([*using, "--rm", "busybox", "sh", "-ec", "echo kept >/data/file; sync"], timeout=300)
     node.run([*using, "--detach", "--name", "holder", "busybox", "sleep", "3600"], timeout=300)
