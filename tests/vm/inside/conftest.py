@@ -9,15 +9,23 @@ TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS / "cluster")]
 
 from cluster.conftest import *  # noqa: E402,F401,F403
-from kernel_devices import use_kernel  # noqa: E402
+from kernel_devices import cut_devices, tell_state, use_kernel  # noqa: E402
 
 
 @pytest.fixture
-def kernel_cluster(make_cluster):
+def kernel_cluster(make_cluster, request):
     """Three nodes on one kernel, each with devices of its own; volumes are attached by nbd and device-mapper."""
+    made = []
+
     def make(**how):
         cluster = make_cluster(start=False, **how)
+        made.append(cluster)
         for node in cluster.nodes:
             use_kernel(node)
         return cluster.start()
-    return make
+    yield make
+    if getattr(request.node, "failed", False):
+        for cluster in made:
+            tell_state()
+            # A device without a server waits for ever, and so would whoever takes the cluster away.
+            cut_devices(cluster)

@@ -35,5 +35,18 @@ def devices(node):
     return names, marks
 
 
+def tell_state():
+    """What the kernel has, for whoever has to find out why a scenario failed."""
+    print(subprocess.run("dmsetup table; dmsetup status --noflush; dmsetup info -c; grep . /sys/block/nbd*/backend; "
+                         "dmesg | tail -40", shell=True, capture_output=True, text=True).stdout)
+
+
+def cut_devices(cluster):
+    for node in cluster.nodes:
+        node.kill_weftd()
+        for device in devices(node)[1]:
+            subprocess.run(["nbd-client", "-d", f"/dev/{device}"], capture_output=True)
+
+
 def assert_nothing_left(node):
     wait_for(lambda: devices(node) == ([], {}), 120, f"the devices of {node.name} to be gone")
