@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """weftd dies at every named step of the kernel path: mounting, replacing a volume server, growing, unmounting. A
 program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left. The steps of encryption,
-and the one between its mkfs and the record of it, on an encrypted volume.
+and the one between its mkfs and the record of it, on an encrypted volume; those of a failed leg on a mirrored one.
 
 Needs the build with crash points (tests/cluster/crash_life.py).
 """
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ class KernelLife(Life):
     def live(self):
         if self.point in ENCRYPTED:
             self.options = {"encrypt": "on"}
+        if self.phase == "legs":
+            self.options = {"layout": "mirrored"}
         self.create()
         self.reach("mount")
         path, mount_id = self.mount(self.home)
@@ -43,6 +46,18 @@ class KernelLife(Life):
             self.must_have_died("replacement")
             self.wait_ready()
             load.wait_progress(what="writes to go on over the next volume server")
+        if self.phase == "legs":
+            self.reach("legs")
+            servers = self.away.replica_servers()  # has a leg, as every node
+            for pid in servers:
+                os.kill(pid, signal.SIGSTOP)
+            self.must_have_died("legs")
+            self.wait_ready()
+            load.wait_progress(what="writes to go on without a leg")
+            for pid in servers:
+                os.kill(pid, signal.SIGCONT)
+            self.cluster.wait_up_to_date(self.name, crash_life.LIMIT)
+            load.wait_progress()
         if self.phase == "grow":
             before = os.statvfs(path).f_blocks
             self.reach("grow")
