@@ -45,6 +45,7 @@ struct observed_device {
     bool suspended = false;
     std::uint64_t open_count = 0;       // by other device-mapper devices too
     std::vector<unsigned> failed_legs;  // of a raid1 set: those with leg_health::failed
+    raw_table status = {};              // what the targets of the active table say, `params` for parse_status
 };
 
 /// What is there. `devices`: all whose UUID begins with WEFT-, and others whose name is in a wanted stack.

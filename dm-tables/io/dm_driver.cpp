@@ -46,11 +46,17 @@ __attribute__((format(printf, 5, 6))) void collect(int level, const char* /*file
 /// Being inside the library: mutex, log.
 class visit {
 public:
-    visit() : lock_(library_mutex()) {
+    visit() : visit(std::nullopt) {}
+    /// Waits for no longer than that to get inside; `holds` tells whether it is.
+    explicit visit(std::optional<std::chrono::milliseconds> patience)
+        : lock_(patience ? std::unique_lock(library_mutex(), *patience) : std::unique_lock(library_mutex())) {
+        if (!holds()) return;
         complaints = &said_;
         dm_log_with_errno_init(collect);
     }
+    [[nodiscard]] bool holds() const { return lock_.owns_lock(); }
     ~visit() {
+        if (!holds()) return;
         dm_lib_release();
         dm_log_with_errno_init(nullptr);
         complaints = nullptr;
@@ -61,7 +67,7 @@ public:
     std::string said() { return std::exchange(said_, {}); }
 
 private:
-    std::lock_guard<std::mutex> lock_;
+    std::unique_lock<std::timed_mutex> lock_;
     std::string said_;
 };
 
@@ -293,8 +299,8 @@ result<std::optional<observed_device>> observe_device(visit& inside, const devic
     observed_device seen{it.name, it.uuid, it.number, {}, {}, it.suspended, it.open_count, {}};
     if (it.has_active) {
         TRY_ASSIGN(seen.active, rows_of(inside, DM_DEVICE_TABLE, it.name));
-        TRY_ASSIGN(const raw_table said, rows_of(inside, DM_DEVICE_STATUS, it.name));
-        for (const raw_row& row : said) {
+        TRY_ASSIGN(seen.status, rows_of(inside, DM_DEVICE_STATUS, it.name));
+        for (const raw_row& row : seen.status) {
             const auto set = row.type == "raid" ? parse_raid_status(row.params) : result<raid_status>(raid_status{});
             if (set.has_error()) return set.error().within(it.name);
             for (unsigned leg = 0; leg < set->legs.size(); ++leg)
@@ -316,8 +322,8 @@ bool is_wanted_name(const std::vector<volume_stack>& wanted, const std::string& 
 
 }  // namespace
 
-std::mutex& library_mutex() {
-    static std::mutex mutex;
+std::timed_mutex& library_mutex() {
+    static std::timed_mutex mutex;
     return mutex;
 }
 
@@ -336,9 +342,11 @@ result<std::string> driver::version() {
     return std::string(text.data());
 }
 
-result<observation> driver::observe(const std::vector<volume_stack>& wanted) {
+result<observation> driver::observe(const std::vector<volume_stack>& wanted,
+                                    std::optional<std::chrono::milliseconds> patience) {
     TRY(look_for_kernel());
-    visit inside;
+    visit inside(patience);
+    if (!inside.holds()) return error{errc::busy, "device-mapper is being changed, and that waits for I/O under way"};
     observation there;
     TRY_ASSIGN(const auto names, names_of_all(inside));
     for (const std::string& name : names) {

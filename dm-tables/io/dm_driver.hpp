@@ -17,6 +17,7 @@
 // A kernel without device-mapper: every call gives `unavailable`.
 #pragma once
 
+#include <chrono>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -29,7 +30,7 @@
 namespace weft::dm {
 
 /// Held by whoever is inside libdevmapper.
-std::mutex& library_mutex();
+std::timed_mutex& library_mutex();
 
 struct device_info {
     std::string name;
@@ -52,7 +53,10 @@ public:
     /// Every device whose UUID begins with WEFT-, the clear devices of encrypted volumes (crypt_device.hpp), and beside
     /// them those that bear a wanted name; and the numbers of the block devices that the stacks map. A device that goes
     /// away meanwhile is left out.
-    static result<observation> observe(const std::vector<volume_stack>& wanted);
+    /// `patience` is for whoever must not wait (R4): nothing here waits for I/O, but another call that is inside of the
+    /// library may. Errors: busy after that time.
+    static result<observation> observe(const std::vector<volume_stack>& wanted,
+                                       std::optional<std::chrono::milliseconds> patience = {});
 
     /// Carries out the steps in order and waits for udev. Errors name the step; those before it are done:
     ///   conflict          the name belongs to another UUID now

@@ -67,7 +67,7 @@ private:
     }
 
     const luks_volume& volume_;
-    std::lock_guard<std::mutex> lock_;
+    std::lock_guard<std::timed_mutex> lock_;
     std::string complaints_;
     crypt_device* raw_ = nullptr;
     std::unique_ptr<crypt_device, device_deleter> device_;

@@ -150,7 +150,7 @@ error no_such_volume(const std::string& name) {
 
 result<http_response> get_volume(service& served, const route_input& input) {
     TRY(check_volume_name(input.path[1]));
-    TRY_ASSIGN(const auto found, served.get_volume(input.path[1]));
+    TRY_ASSIGN(const auto found, served.inspect_volume(input.path[1]));
     if (!found) return no_such_volume(input.path[1]);
     return answer(200, to_json(*found));
 }

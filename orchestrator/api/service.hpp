@@ -15,6 +15,7 @@
 
 #include "nbd-backend/base/result.hpp"
 #include "nbd-backend/core/engine_types.hpp"
+#include "orchestrator/core/device_stack.hpp"
 #include "orchestrator/core/records.hpp"
 
 namespace weft {
@@ -31,6 +32,7 @@ struct volume_view {
     std::vector<core::engine_status> live_extents;  // all extents, as above
     std::string problem;                            // why it waits or what is wrong with it, for people; else empty
     bool from_cache = false;                        // the store did not answer; this is the last known copy
+    std::optional<device_stack> stack = {};         // what it is made of on this node; only from inspect_volume
 };
 
 struct drive_view {
@@ -101,6 +103,8 @@ public:
     /// Attach without mounting, for administrators and tests; counts as use until detach_volume. `force` takes the
     /// volume from a live writer (R1).
     virtual result<attachment_view> attach_volume(const std::string& name, bool force) = 0;
+    /// As get_volume, with what the volume is made of on this node. Never waits for a volume that holds (R4).
+    virtual result<std::optional<volume_view>> inspect_volume(const std::string& name) = 0;
     virtual status detach_volume(const std::string& name) = 0;
 
     /// Replaces what is missing at once, without the grace period. Errors: not_found; no_space, no_quorum (no place for

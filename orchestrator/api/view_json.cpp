@@ -33,7 +33,7 @@ json::value to_json(const core::scrub_status& scrub) {
                         {"undecided_bytes", scrub.undecided_bytes}};
 }
 
-json::value to_json(const replica_record& replica) {
+json::object to_json(const replica_record& replica) {
     return json::object{{"id", replica.id.str()},       {"node", replica.node.str()},
                         {"drive", replica.drive.str()}, {"state", to_string(replica.state)},
                         {"created", replica.created},   {"born_equal", replica.born_equal}};
@@ -43,6 +43,47 @@ json::value to_json(const extent_record& extent) {
     json::array replicas;
     for (const auto& replica : extent.replicas) replicas.push_back(to_json(replica));
     return json::object{{"size_bytes", extent.size_bytes}, {"replicas", std::move(replicas)}};
+}
+
+void add_text(json::object& to, std::string_view field, std::string_view text) {
+    if (!text.empty()) to[field] = text;
+}
+void add_number(json::object& to, std::string_view field, std::uint64_t value) {
+    if (value != 0) to[field] = value;
+}
+
+/// Fields that say nothing of this layer are left out.
+json::value to_json(const stack_node& node) {
+    json::object shown{{"layer", to_string(node.what)}};
+    if (node.replica) {
+        for (const auto& [key, value] : to_json(*node.replica)) shown[key] = value;
+        return shown;
+    }
+    if (node.index) shown["index"] = *node.index;
+    add_text(shown, "type", node.type);
+    add_text(shown, "name", node.name);
+    add_text(shown, "number", node.number);
+    add_text(shown, "link", node.link);
+    if (!node.mount_points.empty())
+        shown["mount_points"] = json::array(node.mount_points.begin(), node.mount_points.end());
+    if (node.extent) shown["extent"] = *node.extent;
+    if (node.condition) shown["condition"] = to_string(*node.condition);
+    add_number(shown, "size_bytes", node.size_bytes);
+    if (node.stripes > 0) {
+        shown["stripes"] = node.stripes;
+        shown["chunk_bytes"] = node.chunk_bytes;
+    }
+    if (!node.action.empty()) {
+        shown["action"] = node.action;
+        shown["done_bytes"] = node.done_bytes;
+        shown["all_bytes"] = node.all_bytes;
+    }
+    if (node.suspended) shown["suspended"] = true;
+    if (node.pid != 0) shown["pid"] = node.pid;
+    json::array below;
+    for (const auto& one : node.below) below.push_back(to_json(one));
+    shown["below"] = std::move(below);
+    return shown;
 }
 
 /// The engine's view of a replica, if this node's engine knows it.
@@ -77,11 +118,17 @@ json::value to_json(const core::engine_status& engine) {
                         {"written_bytes", engine.written_bytes}};
 }
 
+json::value to_json(const device_stack& stack) {
+    json::array tree;
+    for (const auto& one : stack.tree) tree.push_back(to_json(one));
+    return json::object{{"attach", stack.attach}, {"note", stack.note}, {"tree", std::move(tree)}};
+}
+
 json::value to_json(const volume_view& view) {
     const volume_record& record = view.record;
     json::array extents;
     for (const auto& extent : record.extents) extents.push_back(to_json(extent));
-    return json::object{{"name", record.name},
+    json::object volume{{"name", record.name},
                         {"id", record.id.str()},
                         {"size_bytes", record.size_bytes},
                         {"fs", to_string(record.fs)},
@@ -116,6 +163,8 @@ json::value to_json(const volume_view& view) {
                         {"live", view.live ? to_json(*view.live) : json::value(nullptr)},
                         {"live_extents", to_json(view.live_extents)},
                         {"from_cache", view.from_cache}};
+    if (view.stack) volume["stack"] = to_json(*view.stack);
+    return volume;
 }
 
 json::value to_json(const drive_device& device) {

@@ -12,6 +12,7 @@
 namespace weft {
 
 boost::json::value to_json(const core::engine_status& engine);
+boost::json::value to_json(const device_stack& stack);
 boost::json::value to_json(const volume_view& view);
 boost::json::value to_json(const drive_view& view);
 boost::json::value to_json(const node_view& view);

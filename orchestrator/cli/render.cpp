@@ -232,6 +232,117 @@ std::string replica_text(const style& how, const json::value& replica, const jso
     return text;
 }
 
+/// What a layer of the stack says of itself. Sizes where they may differ from what is above.
+std::string layer_text(const style& how, const json::value& node) {
+    const std::string layer = text_of(node, "layer"), type = clean(text_of(node, "type"));
+    const std::string name = clean(text_of(node, "name")), number = clean(text_of(node, "number"));
+    const std::string size = render_size(number_of(node, "size_bytes"));
+    const std::string link = clean(text_of(node, "link"));
+    const std::string device =
+        fmt::format("{}{}{}{}{}", name, number.empty() ? "" : " ", number, link.empty() ? "" : ", ", link);
+    const std::string suspended = flag_of(node, "suspended") ? ", " + paint(how, tone::warning, "suspended") : "";
+    if (layer == "file_system") {
+        std::vector<std::string> places;
+        for (const auto& one : elements(member(node, "mount_points")))
+            if (one.is_string()) places.push_back(clean(std::string_view(one.get_string())));
+        return fmt::format("file system {} at {}", type, fmt::join(places, ", "));
+    }
+    if (layer == "crypt") return fmt::format("crypt {}, {}{}", device, type, suspended);
+    if (layer == "volume") return fmt::format("volume {}, {}{}", device, size, suspended);
+    if (layer == "segment") {
+        std::string text = fmt::format("segment {}, {}, {}", number_of(node, "index"), size, type);
+        if (const auto stripes = number_of(node, "stripes"); stripes > 0)
+            text += fmt::format(" over {}, chunk {}", stripes, render_size(number_of(node, "chunk_bytes")));
+        if (!device.empty()) text += " " + device;
+        if (const std::string action = clean(text_of(node, "action")); !action.empty() && action != "idle")
+            text += ", " + paint(how, tone::warning,
+                                 action + " " + percent(number_of(node, "done_bytes"), number_of(node, "all_bytes")));
+        return text + suspended;
+    }
+    if (layer == "leg") {
+        const std::string condition = clean(text_of(node, "condition"));
+        const tone shade = condition == "in_sync" ? tone::good : condition == "syncing" ? tone::warning : tone::bad;
+        return fmt::format("leg {} {}", number_of(node, "index"), paint(how, shade, condition));
+    }
+    if (layer == "nbd" && member(node, "extent").is_null()) return device;
+    if (layer == "nbd") return fmt::format("{}, extent {}, {}", device, number_of(node, "extent"), size);
+    if (layer == "loop") return device;
+    if (layer == "nbdfuse") return fmt::format("nbdfuse, process {}", number_of(node, "pid"));
+    if (layer == "whole") return fmt::format("whole volume, {}, over {}", size, name);
+    if (layer == "extent") return fmt::format("extent {}, {}", number_of(node, "extent"), size);
+    return device.empty() ? std::string("unknown") : device;
+}
+
+class stack_painter {
+public:
+    stack_painter(const style& how, const json::value& volume, const json::value& drives, const progress_map& progress)
+        : how_(how),
+          engines_(elements(member(volume, "live_extents"))),
+          drives_(drives),
+          progress_(progress),
+          shape_(how),
+          volume_(volume) {}
+
+    std::string draw(const json::value& stack) {
+        const auto& seen = elements(member(stack, "tree"));
+        const json::array tree = stack.is_object() ? seen : extents();
+        for (std::size_t i = 0; i < tree.size(); ++i) draw_node(tree[i], i + 1 == tree.size(), nullptr);
+        return shape_.lines();
+    }
+
+private:
+    /// An older weftd tells no stack.
+    [[nodiscard]] json::array extents() const {
+        json::array all;
+        for (const auto& one : elements(member(volume_, "extents"))) {
+            json::array below;
+            for (const auto& replica : elements(member(one, "replicas"))) {
+                json::object shown = replica.is_object() ? replica.get_object() : json::object{};
+                shown["layer"] = "replica";
+                below.push_back(std::move(shown));
+            }
+            all.push_back(json::object{{"layer", "extent"},
+                                       {"extent", all.size()},
+                                       {"size_bytes", number_of(one, "size_bytes")},
+                                       {"below", std::move(below)}});
+        }
+        return all;
+    }
+
+    /// `engine`: of the extent that this is a part of; null above the extents.
+    void draw_node(const json::value& node, bool last, const json::value& engine) {
+        if (text_of(node, "layer") == "replica") return draw_replica(node, last, engine);
+        shape_.node(layer_text(how_, node), last);
+        shape_.enter(last);
+        const auto& below = elements(member(node, "below"));
+        const std::size_t extent = number_of(node, "extent");
+        const bool begins = engine.is_null() && !member(node, "extent").is_null() && extent < engines_.size();
+        const json::value& its = begins ? engines_[extent] : engine;
+        if (begins) shape_.node(engine_text(how_, its), below.empty());
+        for (std::size_t i = 0; i < below.size(); ++i) draw_node(below[i], i + 1 == below.size(), its);
+        shape_.leave();
+    }
+
+    void draw_replica(const json::value& replica, bool last, const json::value& engine) {
+        shape_.node(replica_text(how_, replica, drives_, engine), last);
+        const auto found = progress_.find(text_of(replica, "id"));
+        if (found == progress_.end()) return;
+        // On a line of its own, so that a narrow terminal shows it whole.
+        shape_.enter(last);
+        shape_.node(fmt::format("{} {}", paint(how_, tone::good, render_bar(how_, found->second.part(), bar_columns)),
+                                rate_text(found->second)),
+                    true);
+        shape_.leave();
+    }
+
+    const style& how_;
+    const json::array& engines_;
+    const json::value& drives_;
+    const progress_map& progress_;
+    tree shape_;
+    const json::value& volume_;
+};
+
 }  // namespace
 
 std::string drive_name(const json::value& drive) {
@@ -382,31 +493,10 @@ std::string render_volume(const style& how, const json::value& volume, const jso
     text += fact(how, "mountpoint", mountpoint.empty() ? "not mounted on this node" : mountpoint);
     text += fact(how, "created", clean(text_of(volume, "created_at")));
 
-    tree shape(how);
-    const auto& extents = elements(member(volume, "extents"));
-    const auto& engines = elements(member(volume, "live_extents"));
-    for (std::size_t i = 0; i < extents.size(); ++i) {
-        const bool last = i + 1 == extents.size();
-        const json::value engine = i < engines.size() ? engines[i] : json::value(nullptr);
-        shape.node(fmt::format("extent {}, {}", i, render_size(number_of(extents[i], "size_bytes"))), last);
-        shape.enter(last);
-        const auto& replicas = elements(member(extents[i], "replicas"));
-        if (engine.is_object()) shape.node(engine_text(how, engine), replicas.empty());
-        for (std::size_t r = 0; r < replicas.size(); ++r) {
-            const bool last_replica = r + 1 == replicas.size();
-            shape.node(replica_text(how, replicas[r], drives, engine), last_replica);
-            const auto found = progress.find(text_of(replicas[r], "id"));
-            if (found == progress.end()) continue;
-            // On a line of its own, so that a narrow terminal shows it whole.
-            shape.enter(last_replica);
-            shape.node(fmt::format("{} {}", paint(how, tone::good, render_bar(how, found->second.part(), bar_columns)),
-                                   rate_text(found->second)),
-                       true);
-            shape.leave();
-        }
-        shape.leave();
-    }
-    return text + shape.lines();
+    const json::value& stack = member(volume, "stack");
+    if (const std::string note = clean(text_of(stack, "note")); !note.empty())
+        text += fact(how, "note", paint(how, tone::warning, note));
+    return text + stack_painter(how, volume, drives, progress).draw(stack);
 }
 
 std::string render_repair(const json::value& repair, const std::string& subject) {

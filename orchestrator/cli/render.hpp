@@ -22,7 +22,8 @@ std::string render_volumes(const style& how, const boost::json::value& volumes);
 std::string render_status(const style& how, const boost::json::value& cluster);
 std::string render_events(const style& how, const boost::json::value& events);
 
-/// The whole stack of one volume as a tree: volume, extents with their engines, replicas with drive and address.
+/// One volume, and its stack as a tree: file system, devices, extents with their engines, replicas with drive and
+/// address.
 /// `drives`: the answer of /v1/drives, or null if it could not be had.
 std::string render_volume(const style& how, const boost::json::value& volume, const boost::json::value& drives,
                           const progress_map& progress);

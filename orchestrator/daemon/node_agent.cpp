@@ -10,6 +10,7 @@
 #include "orchestrator/core/names.hpp"
 #include "orchestrator/core/space.hpp"
 #include "orchestrator/daemon/clock.hpp"
+#include "orchestrator/io/stack_observation.hpp"
 
 namespace weft {
 
@@ -76,6 +77,16 @@ result<std::vector<volume_view>> node_agent::list_volumes() {
     std::vector<volume_view> all;
     for (const auto& [name, volume] : view->volumes) all.push_back(view_of(volume.record, *view, !current));
     return all;
+}
+
+result<std::optional<volume_view>> node_agent::inspect_volume(const std::string& name) {
+    TRY_ASSIGN(auto found, get_volume(name));
+    if (!found) return found;
+    const auto& id = found->record.id;
+    const kernel_scope scope{env_.options.node.str(), env_.options.device_scope};
+    found->stack =
+        make_stack(found->record, observe_stack(scope, paths_of(env_.options.runtime_dir, id), id, found->record.name));
+    return found;
 }
 
 void node_agent::docker_activated() {

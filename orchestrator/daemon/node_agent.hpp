@@ -34,6 +34,7 @@ public:
     status unmount_volume(const std::string& name, const std::string& mount_id) override;
     result<std::optional<volume_view>> get_volume(const std::string& name) override;
     result<std::vector<volume_view>> list_volumes() override;
+    result<std::optional<volume_view>> inspect_volume(const std::string& name) override;
     void docker_activated() override;
     result<attachment_view> attach_volume(const std::string& name, bool force) override;
     status detach_volume(const std::string& name) override;

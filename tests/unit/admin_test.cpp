@@ -42,7 +42,7 @@ TEST_CASE("admin: every GET route answers its view") {
     CHECK(ask(served, "GET", "/v1/events").body.as_array().size() == 3);
     CHECK(ask(served, "GET", "/v1/events?n=7").status == 200);
     CHECK(served.calls() ==
-          std::vector<std::string>{"status", "nodes", "drives", "list", "get db", "events 50", "events 7"});
+          std::vector<std::string>{"status", "nodes", "drives", "list", "inspect db", "events 50", "events 7"});
 }
 
 TEST_CASE("admin: a volume is created, attached, detached, removed") {
@@ -229,7 +229,7 @@ TEST_CASE("admin: bad input has a message of its own and changes nothing") {
         CHECK(refused.status == http_status);
         CAPTURE(refused.text());
         CHECK(refused.text().find(says) != std::string::npos);
-        for (const std::string& call : served.calls()) CHECK(call == "get nope");
+        for (const std::string& call : served.calls()) CHECK(call == "inspect nope");
     }
 }
 

@@ -74,9 +74,9 @@ TEST_CASE("cli_run: every command reaches the service under each of its names") 
          "create new fs=xfs min-replicas=2 replicas=3 size=1g x=y=z",
          "volume new created, 10 GiB"},
         {{"volume", "add", "new"}, "create new", "created"},
-        {{"volume", "inspect", "db"}, "get db", "extent 0"},
-        {{"volume", "show", "db"}, "get db", "extent 0"},
-        {{"volume", "info", "db"}, "get db", "127.0.0.2:7480"},
+        {{"volume", "inspect", "db"}, "inspect db", "extent 0"},
+        {{"volume", "show", "db"}, "inspect db", "extent 0"},
+        {{"volume", "info", "db"}, "inspect db", "127.0.0.2:7480"},
         {{"volume", "rm", "db"}, "remove db", "volume db removed"},
         {{"volume", "delete", "db"}, "remove db", "volume db removed"},
         {{"volume", "set", "db", "on-full=fail", "resync-rate=50m"},
@@ -133,7 +133,7 @@ TEST_CASE("cli_run: -o json prints weftd's answer as one document, wherever the 
         const typed seen = type(served, words);
         CHECK(seen.code == 0);
         CHECK(boost::json::parse(seen.out).at("name") == "db");
-        CHECK(served.calls() == std::vector<std::string>{"get db"});
+        CHECK(served.calls() == std::vector<std::string>{"inspect db"});
     }
     fake_service served;
     for (const char* group : {"node", "drive", "volume"})
@@ -322,7 +322,7 @@ TEST_CASE("cli_run: a watch outlives a short absence of weftd, not a missing vol
     int looks = 0;
     const auto seen = type(served, {"volume", "show", "db", "--watch"}, 0, [&] {
         ++looks;
-        if (looks == 1) served.failures["get"] = {errc::unavailable, "the store is away"};
+        if (looks == 1) served.failures["inspect"] = {errc::unavailable, "the store is away"};
         if (looks == 10) {
             served.failures.clear();
             served.volumes["db"] = sample_volume("db");
@@ -330,7 +330,7 @@ TEST_CASE("cli_run: a watch outlives a short absence of weftd, not a missing vol
     });
     CHECK(seen.code == 0);
     CHECK(looks == 10);
-    served.failures["get"] = {errc::unavailable, "the store is away"};
+    served.failures["inspect"] = {errc::unavailable, "the store is away"};
     CHECK(type(served, {"volume", "show", "db", "--watch"}).code == exit_not_now);
     served.failures.clear();
     CHECK(type(served, {"volume", "show", "nope", "--watch"}).code == exit_not_found);
@@ -338,7 +338,7 @@ TEST_CASE("cli_run: a watch outlives a short absence of weftd, not a missing vol
     looks = 0;
     const auto gave_up = type(served, {"volume", "show", "db", "--watch"}, 0, [&] {
         ++looks;
-        served.failures["get"] = {errc::unavailable, "the store is away"};
+        served.failures["inspect"] = {errc::unavailable, "the store is away"};
     });
     CHECK(gave_up.code == exit_not_now);
     CHECK(looks == 61);

@@ -150,6 +150,16 @@ result<std::vector<volume_view>> fake_service::list_volumes() {
     return views;
 }
 
+result<std::optional<volume_view>> fake_service::inspect_volume(const std::string& name) {
+    TRY(note("inspect", name));
+    const std::lock_guard lock(mutex_);
+    const auto found = volumes.find(name);
+    if (found == volumes.end()) return std::optional<volume_view>{};
+    auto view = found->second;
+    view.stack = make_stack(view.record, {});
+    return std::optional<volume_view>(std::move(view));
+}
+
 void fake_service::docker_activated() {
     (void)note("activated", "").has_error();
 }

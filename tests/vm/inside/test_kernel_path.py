@@ -54,6 +54,13 @@ def test_a_striped_volume_is_nbd_devices_under_one_table(cluster, mounted):
     assert len(devices(node)[1]) == 3
     source = said("findmnt", "--noheadings", "--output", "SOURCE", "--target", path).strip()
     assert os.path.realpath(f"/dev/mapper/{top}") == os.path.realpath(source)
+    stack = node.volume("db")["stack"]
+    [top_layer] = stack["tree"]
+    [volume] = top_layer["below"]
+    [segment] = volume["below"]
+    assert (stack["attach"], stack["note"], top_layer["layer"]) == ("kernel", "", "file_system")
+    assert (volume["name"], segment["type"], segment["stripes"]) == (top, "striped", 3)
+    assert {f"/dev/{name}" for name in devices(node)[1]} == {one["name"] for one in segment["below"]}
     assert said("blkid", "--output", "value", "--match-tag", "TYPE", f"/dev/mapper/{top}").strip() == "ext4"
 
     (path / "file").write_bytes(os.urandom(8 << 20))

@@ -64,6 +64,11 @@ def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mounted):
     [mirror] = sets_of(node)
     table = said("dmsetup", "table", mirror).split()
     assert (table[2], table[3]) == ("raid", "raid1"), table
+    stack = node.volume("db")["stack"]["tree"]
+    segment = stack[0]["below"][0]["below"][0]
+    assert (segment["type"], segment["name"]) == ("raid1", mirror)
+    assert [leg["condition"] for leg in segment["below"]] == ["in_sync", "in_sync"]
+    assert {leg["below"][0]["below"][0]["id"] for leg in segment["below"]} == {one["id"] for one in replicas_of(node)}
     # Born equal: nothing is copied at the start.
     assert health_of(node) == ["AA"]
     content = os.urandom(8 << 20)
