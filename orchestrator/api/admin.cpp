@@ -193,6 +193,13 @@ result<http_response> post_detach(service& served, const route_input& input) {
     return answer(200, json::object{{"detached", input.path[1]}});
 }
 
+result<http_response> post_restart(service& served, const route_input& input) {
+    TRY(check_volume_name(input.path[1]));
+    TRY_ASSIGN(const json::object object, optional_object(input.body));
+    TRY(json_input::refuse_unknown(object, {}));
+    return answer_view(served.restart_volume(input.path[1]));
+}
+
 result<http_response> post_repair(service& served, const route_input& input) {
     TRY(check_volume_name(input.path[1]));
     TRY_ASSIGN(const json::object object, optional_object(input.body));
@@ -264,6 +271,7 @@ const std::vector<route>& routes() {
         {"POST", {"volumes", "*", "grow"}, false, post_grow},
         {"POST", {"volumes", "*", "attach"}, false, post_attach},
         {"POST", {"volumes", "*", "detach"}, false, post_detach},
+        {"POST", {"volumes", "*", "restart"}, false, post_restart},
         {"POST", {"volumes", "*", "repair"}, false, post_repair},
         {"POST", {"volumes", "*", "recover"}, false, post_recover},
         {"POST", {"nodes", "*", "forget"}, false, post_forget},

@@ -74,6 +74,12 @@ struct attachment_view {
     std::uint64_t epoch = 0;
 };
 
+/// Another volume server serves the volume now.
+struct restart_view {
+    std::string volume;
+    std::uint64_t epoch = 0;  // of the new one
+};
+
 /// What a repair or a decision of an operator did, a sentence each; empty: there was nothing to do.
 struct repair_view {
     std::string subject;  // the volume's or node's name
@@ -97,15 +103,20 @@ public:
     /// drop the connection instead of answering (docker-plugin.md 3.3).
     virtual result<std::optional<volume_view>> get_volume(const std::string& name) = 0;
     virtual result<std::vector<volume_view>> list_volumes() = 0;
+    /// As get_volume, with what the volume is made of on this node. Never waits for a volume that holds (R4).
+    virtual result<std::optional<volume_view>> inspect_volume(const std::string& name) = 0;
     /// Plugin.Activate was called: a dockerd (re)started.
     virtual void docker_activated() = 0;
 
     /// Attach without mounting, for administrators and tests; counts as use until detach_volume. `force` takes the
     /// volume from a live writer (R1).
     virtual result<attachment_view> attach_volume(const std::string& name, bool force) = 0;
-    /// As get_volume, with what the volume is made of on this node. Never waits for a volume that holds (R4).
-    virtual result<std::optional<volume_view>> inspect_volume(const std::string& name) = 0;
     virtual status detach_volume(const std::string& name) = 0;
+    /// Replaces the volume server of a volume that is attached on this node by the kernel path; its users see a pause.
+    /// Errors: not_found; busy (attached elsewhere, names the node); invalid_argument (not attached); unsupported (its
+    /// users would get I/O errors); unavailable (the next epoch cannot be recorded now); timed_out, no_quorum: the next
+    /// server does not serve yet, and weftd goes on.
+    virtual result<restart_view> restart_volume(const std::string& name) = 0;
 
     /// Replaces what is missing at once, without the grace period. Errors: not_found; no_space, no_quorum (no place for
     /// a replica, or nothing to fill it from); busy (its writer's node is dead: it must be taken over or forgotten

@@ -228,6 +228,10 @@ json::value to_json(const attachment_view& view) {
     return json::object{{"nbd_uri", view.nbd_uri}, {"epoch", view.epoch}};
 }
 
+json::value to_json(const restart_view& view) {
+    return json::object{{"restarted", view.volume}, {"epoch", view.epoch}};
+}
+
 json::value to_json(const repair_view& view) {
     json::array done;
     for (const auto& one : view.done) done.emplace_back(one);

@@ -19,6 +19,7 @@ boost::json::value to_json(const node_view& view);
 boost::json::value to_json(const event_view& view);
 boost::json::value to_json(const status_view& view);
 boost::json::value to_json(const attachment_view& view);
+boost::json::value to_json(const restart_view& view);
 boost::json::value to_json(const repair_view& view);
 
 template <typename View>

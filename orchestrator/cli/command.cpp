@@ -73,6 +73,7 @@ void add_command_options(options::options_description& all, verb what) {
     if (what == verb::volume_attach || what == verb::node_forget) all.add_options()("force,f", "");
     if (what == verb::volume_recover) all.add_options()("from", options::value<std::string>())("accept-data-loss", "");
     if (what == verb::volume_scrub) all.add_options()("wait", "");
+    if (what == verb::volume_restart) all.add_options()("all", "");
     if (what == verb::volume_grow) all.add_options()("size", options::value<std::string>());
     if (what == verb::volume_inspect) all.add_options()("watch,w", "");
     if (what == verb::events) all.add_options()("newest,n", options::value<std::string>());
@@ -110,7 +111,8 @@ void read_create_options(const options::variables_map& given, invocation& run) {
 void read_argument(const command_help& command, const options::variables_map& given, invocation& run) {
     std::vector<std::string> arguments;
     if (given.count("argument") != 0) arguments = given["argument"].as<std::vector<std::string>>();
-    const std::size_t wanted = command.argument.empty() ? 0 : 1;
+    run.all = given.count("all") != 0;
+    const std::size_t wanted = command.argument.empty() || run.all ? 0 : 1;
     if (command.what == verb::volume_set) {
         for (std::size_t i = wanted; i < arguments.size(); ++i) add_pair("", arguments[i], run.options);
         if (arguments.size() == wanted) throw usage_error{"KEY=VALUE is missing"};

@@ -31,6 +31,7 @@ enum class verb {
     volume_grow,
     volume_attach,
     volume_detach,
+    volume_restart,
     volume_repair,
     volume_recover,
     status,
@@ -44,6 +45,7 @@ struct invocation {
     std::string argument;                        // NAME, PATH or ID; empty where the command takes none
     std::map<std::string, std::string> options;  // volume create, volume set
     bool force = false, watch = false, wait = false;
+    bool all = false;   // volume restart: every volume that is attached here, instead of NAME
     std::string size;   // volume grow
     std::string erase;  // drive add: what may be lost
     std::string from;   // volume recover: a replica's id or the beginning of it

@@ -186,6 +186,17 @@ const std::vector<command_help>& commands() {
          "  -f, --force           take it from another node that is alive: its I/O fails at once and for good\n",
          "Prints the NBD address of the whole volume. It counts as use until 'weft volume detach'.\n"},
         {verb::volume_detach, "volume", {"detach"}, "NAME", "Undo 'weft volume attach' on this node", "", ""},
+        {verb::volume_restart,
+         "volume",
+         {"restart"},
+         "NAME",
+         "Replace the volume server of a volume while it is used",
+         "      --all             instead of NAME: every volume that is attached on this node, one after the other\n",
+         "For upgrades: a volume server goes on with the code that it was started with. The next one takes its place "
+         "under\n"
+         "the living device (nbd and device-mapper); containers see a pause. Refused for a volume that is attached "
+         "portably,\n"
+         "whose users would get I/O errors: stop them instead. Ask on the node that uses the volume.\n"},
         {verb::volume_repair,
          "volume",
          {"repair"},

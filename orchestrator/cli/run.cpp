@@ -78,6 +78,7 @@ http_request request_of(const invocation& command) {
         case verb::volume_attach:
             return {"POST", "/v1/volumes/" + name + "/attach", json::serialize(json::object{{"force", command.force}})};
         case verb::volume_detach: return {"POST", "/v1/volumes/" + name + "/detach", "{}"};
+        case verb::volume_restart: return {"POST", "/v1/volumes/" + name + "/restart", "{}"};
         case verb::volume_repair: return {"POST", "/v1/volumes/" + name + "/repair", "{}"};
         case verb::volume_recover:
             return {
@@ -122,6 +123,9 @@ std::string render_answer(const invocation& command, const surroundings& world, 
             return fmt::format("volume {} attached with epoch {}: {}\n", name, number_of(body, "epoch"),
                                clean(text_of(body, "nbd_uri")));
         case verb::volume_detach: return fmt::format("volume {} detached\n", name);
+        case verb::volume_restart:
+            return fmt::format("volume {} goes on over another volume server, epoch {}\n", name,
+                               number_of(body, "epoch"));
         case verb::volume_repair:
         case verb::volume_recover: return render_repair(body, "volume " + name);
         case verb::node_forget: return render_repair(body, "node " + name);
@@ -220,6 +224,36 @@ int await_scrub(const invocation& command, const surroundings& world, const json
     }
 }
 
+/// One after the other, and all of them: one that is refused keeps no other from going on over the new code. The exit
+/// status is that of the first that was refused.
+int restart_all(const invocation& command, const surroundings& world) {
+    const asked cluster = ask(world, {"GET", "/v1/status", ""});
+    if (!cluster.problem.empty()) return complain(world, cluster);
+    const asked volumes = ask(world, {"GET", "/v1/volumes", ""});
+    if (!volumes.problem.empty()) return complain(world, volumes);
+    json::array done;
+    int outcome = exit_done;
+    for (const auto& volume : elements(volumes.body)) {
+        if (text_of(volume, "writer") != text_of(cluster.body, "node") || flag_of(volume, "maintenance")) continue;
+        invocation one = command;
+        one.argument = text_of(volume, "name");
+        const asked answer = ask(world, request_of(one));
+        if (!answer.problem.empty()) {
+            const int exit = complain(world, answer);
+            if (outcome == exit_done) outcome = exit;
+            if (exit == exit_unreachable) break;
+            continue;
+        }
+        done.push_back(answer.body);
+        if (command.format == output_format::table) world.out(render_answer(one, world, answer.body));
+    }
+    if (command.format == output_format::json)
+        world.out(json::serialize(done) + "\n");
+    else if (done.empty() && outcome == exit_done)
+        world.out("no volume is attached on this node\n");
+    return outcome;
+}
+
 }  // namespace
 
 int exit_of(std::string_view code) {
@@ -234,6 +268,7 @@ int exit_of(std::string_view code) {
 
 int run(const invocation& command, const surroundings& world) {
     if (command.watch) return watch(command, world);
+    if (command.all) return restart_all(command, world);
     const asked answer = ask(world, request_of(command));
     if (!answer.problem.empty()) return complain(world, answer);
     if (command.wait) return await_scrub(command, world, answer.body);

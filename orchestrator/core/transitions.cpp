@@ -187,6 +187,23 @@ result<volume_record> mark_formatted(volume_record record, const node_name& me, 
     return record;
 }
 
+status may_restart(const volume_record& record, const node_name& me) {
+    const std::string name = printable(record.name);
+    if (record.writer.empty())
+        return error{errc::invalid_argument,
+                     fmt::format("volume '{}' is not attached: there is no volume server to restart, and the next "
+                                 "attach starts one of its own",
+                                 name)};
+    if (record.maintenance)
+        return error{errc::invalid_argument,
+                     fmt::format("volume '{}' is not used by anybody, node {} only repairs it; the next attach starts "
+                                 "a volume server of its own",
+                                 name, printable(record.writer.str()))};
+    if (record.writer == me) return ok();
+    return error{errc::busy, fmt::format("volume '{}' is attached on node {}: run `weft volume restart {}` there", name,
+                                         printable(record.writer.str()), name)};
+}
+
 status may_remove(const volume_record& record, writer_liveness liveness) {
     if (record.writer.empty() || record.maintenance || liveness == writer_liveness::expired) return ok();
     return error{errc::busy, fmt::format("volume '{}' is in use on node {}; stop what uses it there first",

@@ -51,6 +51,10 @@ result<volume_record> mark_created(volume_record record, const replica_id& repli
 /// The file system was made. Errors: stale_epoch unless writer == me and epoch matches.
 result<volume_record> mark_formatted(volume_record record, const node_name& me, std::uint64_t epoch);
 
+/// May `me` put another volume server in the place of the one that serves it? Only the node that uses it may. Errors:
+/// busy, naming the writer's node; invalid_argument when nobody uses it.
+status may_restart(const volume_record& record, const node_name& me);
+
 /// May it be removed now? Errors: busy, naming the writer's node.
 status may_remove(const volume_record& record, writer_liveness liveness);
 

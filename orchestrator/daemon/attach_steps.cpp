@@ -358,6 +358,14 @@ result<std::optional<volume_record>> attach_steps::replace_if_it_waits(attachmen
 }
 
 result<volume_record> attach_steps::replace_server(attachment& of, const std::string& name) {
+    TRY_ASSIGN(auto now, put_next_server(of, name));
+    env_.events.emit(
+        severity::warning, "volume " + name,
+        fmt::format("its volume server was gone and was replaced, epoch {}; its users saw a pause", now.epoch));
+    return now;
+}
+
+result<volume_record> attach_steps::put_next_server(attachment& of, const std::string& name) {
     TRY_ASSIGN(const auto config, read_attach_config(env_.options.runtime_dir, of.id));
     const std::uint64_t old_epoch = config ? config->epoch : 0;
     TRY_ASSIGN(const auto held, env_.records.read(name));
@@ -381,9 +389,6 @@ result<volume_record> attach_steps::replace_server(attachment& of, const std::st
     TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now, of), device_wait));
     WEFT_CRASH_POINT("replace.connected");
     note_device(of);
-    env_.events.emit(
-        severity::warning, "volume " + name,
-        fmt::format("its volume server was gone and was replaced, epoch {}; its users saw a pause", now.epoch));
     return now;
 }
 

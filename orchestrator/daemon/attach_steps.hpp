@@ -56,6 +56,12 @@ public:
     /// a new server, and its sockets for the device. May be called again after any failure. Errors: stale_epoch when
     /// the record has another writer; as ensure_attached.
     result<volume_record> replace_server(attachment& of, const std::string& name);
+    /// The server lives and is to be another one, for an upgrade: ends it and replaces it. Nothing is changed unless
+    /// the device waits for the next server and the next epoch can be recorded now; killed after that, what is left is
+    /// a dead server under a device that waits. Errors: those of may_restart; unsupported (its users would get I/O
+    /// errors: the portable attach, or no device); unavailable; stale_epoch; not_found (no plugin to start). After the
+    /// old server has gone: as replace_server, and the reconciler goes on with it.
+    result<volume_record> restart_server(attachment& of, const std::string& name);
 
     /// The device gets new sockets for those that died, and with its file system follows a volume that has grown;
     /// success also when there was nothing to do, or when the volume server has not heard of it yet. May be repeated
@@ -108,6 +114,8 @@ public:
 
 private:
     result<std::optional<volume_record>> replace_if_it_waits(attachment& of, const volume_record& record);
+    result<volume_record> put_next_server(attachment& of, const std::string& name);
+    status check_restart(attachment& of, const volume_record& record);
     status clear_old_stack(attachment& of, const volume_record& record);
     result<volume_record> become_writer(const volume_record& record, bool force);
     result<volume_record> claim_repaired(const volume_record& record);

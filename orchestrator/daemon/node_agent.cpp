@@ -101,6 +101,11 @@ status node_agent::detach_volume(const std::string& name) {
     return env_.volumes.detach(name);
 }
 
+result<restart_view> node_agent::restart_volume(const std::string& name) {
+    TRY_ASSIGN(const auto record, env_.volumes.restart(name));
+    return restart_view{name, record.epoch};
+}
+
 result<repair_view> node_agent::repair_volume(const std::string& name) {
     return env_.repairs.repair(name);
 }

@@ -38,6 +38,7 @@ public:
     void docker_activated() override;
     result<attachment_view> attach_volume(const std::string& name, bool force) override;
     status detach_volume(const std::string& name) override;
+    result<restart_view> restart_volume(const std::string& name) override;
     result<repair_view> repair_volume(const std::string& name) override;
     result<repair_view> recover_volume(const std::string& name, const std::string& from,
                                        bool accept_data_loss) override;

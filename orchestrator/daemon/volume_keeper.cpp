@@ -225,6 +225,20 @@ status volume_keeper::detach(const std::string& name) {
                  fmt::format("volume '{}' is not attached by an administrator on this node", printable(name))};
 }
 
+result<volume_record> volume_keeper::restart(const std::string& name) {
+    TRY(check_volume_name(name));
+    // Not from the cache: without the store there is no next epoch.
+    TRY_ASSIGN(const auto held, env_.records.read(name));
+    if (!held) return no_such_volume(name);
+    TRY(may_restart(held->record, env_.options.node));
+    const auto of = env_.table.entry(held->record.id);
+    const std::lock_guard operation(of->operation);
+    auto restarted = steps_.restart_server(*of, name);
+    if (restarted.has_error())
+        return std::move(restarted).error().within(fmt::format("restart the volume server of '{}'", name));
+    return restarted;
+}
+
 volume_keeper::use_set volume_keeper::uses_of(const attachment& of) {
     const std::lock_guard lock(of.state);
     use_set copy{of.refs, of.administrative};

@@ -35,6 +35,8 @@ public:
     status unmount(const std::string& name, const std::string& mount_id);
     result<attachment_view> attach(const std::string& name, bool force);
     status detach(const std::string& name);
+    /// Another volume server under the living device. Errors: not_found; as attach_steps::restart_server.
+    result<volume_record> restart(const std::string& name);
     void dockerd_started();
 
     /// The machine goes down: every attachment is taken down, whoever used it, as soon as no foreign mount namespace
@@ -80,7 +82,7 @@ private:
     const attach_steps::environment env_;
     attach_steps steps_;
     stop_gate stop_;
-    std::unique_ptr<nbd_watch> watch_;  // planner's thread; its callback uses what is above
+    std::unique_ptr<nbd_watch> watch_;      // planner's thread; its callback uses what is above
     std::unique_ptr<dm_watch> legs_watch_;  // the same
 };
 

@@ -115,6 +115,11 @@ status stop_volume_server(const fs::path& runtime_dir, const volume_id& id, std:
     return live ? terminate(*live, grace) : ok();
 }
 
+status kill_volume_server(const fs::path& runtime_dir, const volume_id& id) {
+    TRY_ASSIGN(const auto live, find_volume_server(runtime_dir, id));
+    return live ? kill_now(*live) : ok();
+}
+
 result<std::optional<core::attach_config>> read_attach_config(const fs::path& runtime_dir, const volume_id& id) {
     const auto path = paths_of(runtime_dir, id).config;
     TRY_ASSIGN(const auto text, read_file(path, attach_config_max));

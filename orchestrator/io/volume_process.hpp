@@ -61,6 +61,11 @@ result<std::optional<process_identity>> find_volume_server(const std::filesystem
 status stop_volume_server(const std::filesystem::path& runtime_dir, const volume_id& id,
                           std::chrono::milliseconds grace);
 
+/// SIGKILL at once, for a server that has clients who wait for the next one: told to stop, it would first answer what
+/// they still ask with ESHUTDOWN, and the kernel takes that for an I/O error. Dead, it answers nothing, and they ask
+/// the next one. What was acknowledged is with the replicas. Success also when there was none.
+status kill_volume_server(const std::filesystem::path& runtime_dir, const volume_id& id);
+
 /// The epoch in a volume's attach.json: which attachment the leftover was. nullopt when there is none.
 result<std::optional<core::attach_config>> read_attach_config(const std::filesystem::path& runtime_dir,
                                                               const volume_id& id);

@@ -146,6 +146,9 @@ class Life:
     def grow(self, mib):
         again(lambda: self.home.weft("volume", "grow", self.name, "--size", f"{mib}MiB"), f"grow {self.name}")
 
+    def restart(self):
+        again(lambda: self.home.weft("volume", "restart", self.name), f"restart {self.name}")
+
     def remove(self):
         def step():
             try:

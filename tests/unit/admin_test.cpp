@@ -54,10 +54,16 @@ TEST_CASE("admin: a volume is created, attached, detached, removed") {
     CHECK(attached.status == 200);
     CHECK(attached.body.at("epoch") == 8);
     CHECK(ask(served, "POST", "/v1/volumes/db/attach").status == 200);
+    const auto restarted = ask(served, "POST", "/v1/volumes/db/restart");
+    CHECK(restarted.status == 200);
+    CHECK(restarted.body.at("restarted") == "db");
+    CHECK(restarted.body.at("epoch") == 9);
+    CHECK(ask(served, "POST", "/v1/volumes/db/restart", R"({"force":true})").status == 400);
+    CHECK(ask(served, "GET", "/v1/volumes/db/restart").status == 405);
     CHECK(ask(served, "POST", "/v1/volumes/db/detach").status == 200);
     CHECK(ask(served, "DELETE", "/v1/volumes/db").status == 200);
     CHECK(served.calls() == std::vector<std::string>{"get db", "create db size=10g", "get db", "attach db force",
-                                                     "attach db", "detach db", "remove db"});
+                                                     "attach db", "restart db", "detach db", "remove db"});
 }
 
 TEST_CASE("admin: a volume's policies are changed, a scrub is asked for") {

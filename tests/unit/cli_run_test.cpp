@@ -92,6 +92,8 @@ TEST_CASE("cli_run: every command reaches the service under each of its names") 
         {{"volume", "attach", "db"}, "attach db", "attached with epoch 8: nbd+unix:"},
         {{"volume", "attach", "--force", "db"}, "attach db force", "epoch 8"},
         {{"volume", "detach", "db"}, "detach db", "volume db detached"},
+        {{"volume", "restart", "db"}, "restart db", "volume db goes on over another volume server, epoch 9"},
+        {{"volume", "restart", "--all"}, "restart db", "volume db goes on over another volume server, epoch 9"},
         {{"volume", "repair", "db"}, "repair db", "volume db: replica 1 on node n2 is replaced by replica 2"},
         {{"volume", "recover", "db", "--from", "1111"}, "recover db 1111", "volume db: goes on from replica 1111"},
         {{"volume", "recover", "db", "--from=1111", "--accept-data-loss"}, "recover db 1111 accepted", "goes on"},
@@ -204,6 +206,9 @@ TEST_CASE("cli_run: wrong command lines are named, exit 2 and ask nothing") {
         {{"volume", "create", "a", "--opt", "novalue"}, "--opt 'novalue' is not of the form KEY=VALUE"},
         {{"volume", "create", "a", "--opt", "=x"}, "--opt '=x' is not of the form KEY=VALUE"},
         {{"volume", "create", "\xff"}, "NAME is not UTF-8 text"},
+        {{"volume", "restart"}, "weft volume restart: NAME is missing"},
+        {{"volume", "restart", "--all", "db"}, "there is nothing to do with 'db'"},
+        {{"volume", "detach", "db", "--all"}, "unrecognised option '--all'"},
         {{"volume", "ls", "extra"}, "there is nothing to do with 'extra'"},
         {{"volume", "ls", "--force"}, "unrecognised option '--force'"},
         {{"volume", "attach", "db", "--watch"}, "unrecognised option '--watch'"},
@@ -259,6 +264,35 @@ TEST_CASE("cli_run: names that weftd refuses arrive there unharmed") {
             CHECK(served.calls().empty());
         }
     }
+}
+
+TEST_CASE("cli_run: restart --all asks for every volume of this node, whatever the one before it said") {
+    fake_service served;
+    for (const char* name : {"a", "b", "c"}) served.volumes.emplace(name, sample_volume(name));
+    served.volumes["b"].record.writer = node_name{"n2"};
+    served.volumes.emplace("repaired", sample_volume("repaired"));
+    served.volumes["repaired"].record.maintenance = true;
+    const auto restarts = [&] {
+        std::vector<std::string> asked;
+        for (const auto& call : served.calls())
+            if (call.starts_with("restart")) asked.push_back(call);
+        return asked;
+    };
+    const typed seen = type(served, {"volume", "restart", "--all"});
+    CHECK(seen.code == exit_done);
+    CHECK(restarts() == std::vector<std::string>{"restart a", "restart c"});
+    const auto document = boost::json::parse(type(served, {"-o", "json", "volume", "restart", "--all"}).out);
+    CHECK(document.as_array().size() == 2);
+    CHECK(document.as_array()[1].at("restarted") == "c");
+
+    served.failures.emplace("restart", error{errc::unsupported, "volume is attached portably"});
+    const typed refused = type(served, {"volume", "restart", "--all"});
+    CHECK(refused.code == exit_refused);
+    CHECK(refused.err == "weft: volume is attached portably\nweft: volume is attached portably\n");
+    CHECK(restarts().size() == 6);
+
+    fake_service idle;
+    CHECK(type(idle, {"volume", "restart", "--all"}).out == "no volume is attached on this node\n");
 }
 
 TEST_CASE("cli_run: --help at every level, as golden files") {

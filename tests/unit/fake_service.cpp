@@ -169,6 +169,11 @@ result<attachment_view> fake_service::attach_volume(const std::string& name, boo
     return attachment_view{"nbd+unix:///volume?socket=/run/weft/volumes/x/nbd.sock", 8};
 }
 
+result<restart_view> fake_service::restart_volume(const std::string& name) {
+    TRY(note("restart", name));
+    return restart_view{name, 9};
+}
+
 result<repair_view> fake_service::repair_volume(const std::string& name) {
     TRY(note("repair", name));
     return repair_view{name, {"replica 1 on node n2 is replaced by replica 2 on node n3: node n2 is gone"}};

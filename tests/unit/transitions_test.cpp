@@ -198,6 +198,18 @@ TEST_CASE("transitions: R1 a volume is removed only when no living node uses it"
     CHECK(refused.error().text.find("n1") != std::string::npos);
 }
 
+TEST_CASE("transitions: R1 only the node that uses a volume may restart its server, and is named to others") {
+    CHECK_FALSE(may_restart(test::attached_volume(), node_name{"n1"}).has_error());
+    const auto elsewhere = may_restart(test::attached_volume(), node_name{"n2"});
+    REQUIRE(elsewhere.has_error());
+    CHECK(elsewhere.error().code == errc::busy);
+    CHECK(elsewhere.error().text.find("attached on node n1") != std::string::npos);
+    CHECK(may_restart(test::sample_volume(), node_name{"n1"}).error().code == errc::invalid_argument);
+    auto repaired = test::attached_volume();
+    repaired.maintenance = true;
+    CHECK(may_restart(repaired, node_name{"n1"}).error().code == errc::invalid_argument);
+}
+
 TEST_CASE("transitions: R1 repair takes a volume from nobody, and anybody takes it from a repair") {
     auto unused = test::sample_volume();
     unused.epoch = 5;

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weftd dies at every named step of the kernel path: mounting, replacing a volume server, growing, unmounting. A
-program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left. The steps of encryption,
-and the one between its mkfs and the record of it, on an encrypted volume; those of a failed leg on a mirrored one.
+"""weftd dies at every named step of the kernel path: mounting, replacing a volume server, restarting one, growing,
+unmounting. A program that uses the volume meanwhile sees a pause and no error; afterwards nothing is left. The steps of
+encryption, and the one between its mkfs and the record of it, on an encrypted volume; those of a failed leg on a
+mirrored one.
 
 Needs the build with crash points (tests/cluster/crash_life.py).
 """
@@ -44,6 +45,12 @@ class KernelLife(Life):
             self.reach("replacement")
             belongings.kill_all(self.home.volume_servers)
             self.must_have_died("replacement")
+            self.wait_ready()
+            load.wait_progress(what="writes to go on over the next volume server")
+        if self.phase == "restart":
+            self.reach("restart")
+            self.restart()
+            self.must_have_died("restart")
             self.wait_ready()
             load.wait_progress(what="writes to go on over the next volume server")
         if self.phase == "legs":

@@ -9,7 +9,7 @@ import pytest
 
 from file_load import FileLoad
 from kernel_devices import SLOW, assert_nothing_left, devices, said
-from lib.cluster import new_mount_id
+from lib.cluster import CliError, new_mount_id
 from lib.waiting import wait_for
 
 pytestmark = pytest.mark.limit(600)
@@ -90,6 +90,27 @@ def test_the_volume_server_dies_under_load_and_is_replaced(cluster, mounted):
         load.wait_progress(what="writes to go on over the next volume server")
     assert node.volume("db")["epoch"] == before + 2
     assert devices(node) == (names, marks)
+    load.stop()
+    load.assert_nothing_lost()
+
+
+def test_the_volume_server_is_restarted_on_request_under_load(cluster, mounted):
+    node = cluster[0]
+    load = FileLoad(mounted("db", size="64MiB", stripes="2") / "load")
+    load.wait_progress()
+    before, there = node.volume("db")["epoch"], devices(node)
+    [server] = node.volume_servers()
+    with pytest.raises(CliError, match=f"attached on node {node.name}"):
+        cluster[1].weft("volume", "restart", "db")
+    for turn, argument in enumerate(("db", "--all"), start=1):
+        answer = node.weft("volume", "restart", argument)
+        assert answer in ({"restarted": "db", "epoch": before + turn}, [{"restarted": "db", "epoch": before + turn}])
+        load.wait_progress(what="writes to go on over the next volume server")
+        [following] = node.volume_servers()
+        assert following != server
+        server = following
+    assert node.volume("db")["epoch"] == before + 2
+    assert devices(node) == there
     load.stop()
     load.assert_nothing_lost()
 

@@ -120,6 +120,20 @@ def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mounted
     load.assert_nothing_lost()
 
 
+def test_the_volume_server_of_a_mirrored_volume_is_restarted_on_request_under_load(cluster, mounted):
+    node = cluster[0]
+    load = FileLoad(mounted("db") / "load")
+    load.wait_progress()
+    before, there = node.volume("db")["epoch"], devices(node)
+    assert node.weft("volume", "restart", "db") == {"restarted": "db", "epoch": before + 1}
+    load.wait_progress(what="writes to go on over the next volume server")
+    assert node.volume("db")["epoch"] == before + 1
+    assert devices(node) == there
+    assert health_of(node) == ["AA"]
+    load.stop()
+    load.assert_nothing_lost()
+
+
 def test_a_mirrored_volume_grows_under_load(cluster, mounted):
     node = cluster[0]
     path = mounted("db")
