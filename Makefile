@@ -138,11 +138,14 @@ bench: ## Beside QEMU's quorum driver and a plain file server: SECONDS=n of each
 	@$(SUBMAKE) all
 	@BUILD=$(BUILD) tests/bench/bench.py --seconds $(or $(SECONDS),1) --rounds $(or $(ROUNDS),7) $(BENCH)
 
+# Who gives a seed wants to see these rounds again, and no guests.
+GUESTS ?= $(if $(filter file,$(origin SEED)),yes,no)
 .PHONY: torture
-torture: ## Random faults on real processes: ROUNDS=n rounds from SEED=s on; SEED=s ROUNDS=1 replays one (root)
-	@scripts/install-deps build test
+torture: ## Random faults, then guests' long repetitions: ROUNDS=n from SEED=s on (GUESTS=yes|no; no with a SEED) (root)
+	@scripts/install-deps build test $(if $(filter yes,$(GUESTS)),vm)
 	@$(SUBMAKE) all
 	@BUILD=$(BUILD) tests/torture/torture.py --rounds $(or $(ROUNDS),200) --seed $(SEED)
+	@$(if $(filter yes,$(GUESTS)),BUILD=$(BUILD) WEFT_LONG=only tests/run vm)
 
 include tests/vm/vm.mk
 

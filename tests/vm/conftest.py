@@ -42,11 +42,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if os.environ.get("WEFT_LONG"):
+    """WEFT_LONG: empty, all but the long ones; `only`, only these; anything else, all."""
+    wanted = os.environ.get("WEFT_LONG")
+    if wanted and wanted != "only":
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    left = [item for item in items if bool(item.get_closest_marker("long")) != (wanted == "only")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,7 +2,7 @@
 # Guests with a real kernel: tests/vm/README.md.
 
 .PHONY: vm-test vm-shell
-vm-test: ## Scenarios on a real kernel in QEMU guests, with nbd, device-mapper, systemd (root); ONLY=expression LONG=1
+vm-test: ## Scenarios on a real kernel in QEMU guests, with nbd, device-mapper, systemd (root); ONLY=expression LONG=1|only
 	@scripts/install-deps build test vm
 	@BUILD=$(BUILD) ONLY='$(ONLY)' WEFT_LONG=$(LONG) tests/run vm
 
