@@ -11,8 +11,6 @@ namespace weft {
 
 namespace {
 
-constexpr std::string_view mark = "weft:";
-
 error not_ours(std::string_view text, std::string_view why) {
     return {errc::invalid_argument,
             fmt::format("'{}' is not the mark of an nbd device of Weft: {}", printable(text, 200), why)};
@@ -30,9 +28,9 @@ std::string_view cut_field(std::string_view& text) {
 
 result<std::string> nbd_identity_prefix(const std::string& scope, const volume_id& volume) {
     if (auto named = check_node_name(scope); named.has_error()) return named.error().within("nbd device's scope");
-    if (volume.empty()) return fmt::format("{}{}:", mark, scope);
+    if (volume.empty()) return fmt::format("{}{}:", nbd_identity_mark, scope);
     if (!is_uuid(volume.str())) return not_ours(volume.str(), "its volume id is no UUID");
-    return fmt::format("{}{}:{}:", mark, scope, volume.str());
+    return fmt::format("{}{}:{}:", nbd_identity_mark, scope, volume.str());
 }
 
 result<std::string> encode_nbd_identity(const nbd_identity& identity) {
@@ -45,8 +43,8 @@ result<std::string> encode_nbd_identity(const nbd_identity& identity) {
 }
 
 result<nbd_identity> decode_nbd_identity(std::string_view text) {
-    if (!text.starts_with(mark)) return not_ours(text, "it does not begin with 'weft:'");
-    std::string_view rest = text.substr(mark.size());
+    if (!text.starts_with(nbd_identity_mark)) return not_ours(text, "it does not begin with 'weft:'");
+    std::string_view rest = text.substr(nbd_identity_mark.size());
     nbd_identity identity;
     identity.scope = cut_field(rest);
     identity.volume = volume_id{std::string(cut_field(rest))};

@@ -20,6 +20,9 @@
 
 namespace weft {
 
+/// What every mark of every scope begins with.
+inline constexpr std::string_view nbd_identity_mark = "weft:";
+
 struct nbd_identity {
     std::string scope;
     volume_id volume;

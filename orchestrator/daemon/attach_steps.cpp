@@ -95,6 +95,23 @@ void attach_steps::disconnect(attachment& of) {
     if (token != 0) env_.exits.forget(token);
 }
 
+result<std::vector<attach_steps::stray>> attach_steps::strays(const std::vector<volume_id>& known) const {
+    std::vector<stray> all;
+    TRY_ASSIGN(const auto volumes, devices_.volumes());
+    for (const auto& id : volumes) {
+        if (std::find(known.begin(), known.end(), id) != known.end()) continue;
+        TRY_ASSIGN(const auto seen, devices_.observe(paths_of(env_.options.runtime_dir, id), id));
+        stray one{id, seen.mount_points.empty() ? "" : "mounted at " + seen.mount_points.front()};
+        for (const auto& numbers : seen.devices) {
+            if (!one.held_by.empty()) break;
+            TRY_ASSIGN(const auto holders, foreign_holders(numbers));
+            if (!holders.empty()) one.held_by = describe(holders);
+        }
+        all.push_back(std::move(one));
+    }
+    return all;
+}
+
 void attach_steps::adopt(attachment& of, const core::attach_config& config, const process_identity& server) {
     connect(of, config.volume, config.epoch, server);
     const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);

@@ -102,6 +102,14 @@ public:
     /// The record names us and nothing is here. Errors: the store's.
     status abandon(const std::string& name, const volume_id& id, std::uint64_t epoch);
 
+    /// Devices of volumes that nothing else here knows (`known`: their runtime directories), and who has them mounted:
+    /// empty for one that may be taken apart. Errors: io_failed, corrupt.
+    struct stray {
+        volume_id id;
+        std::string held_by;
+    };
+    result<std::vector<stray>> strays(const std::vector<volume_id>& known) const;
+
     /// Connects to a server that an earlier weftd started.
     void adopt(attachment& of, const core::attach_config& config, const process_identity& server);
 

@@ -405,8 +405,37 @@ void volume_keeper::watch_devices() {
 std::vector<observed_attachment> volume_keeper::observe() {
     watch_devices();
     std::vector<observed_attachment> all;
-    for (const auto& id : present()) all.push_back(observe_one(*env_.table.entry(id)));
+    const auto here = present();
+    for (const auto& id : here) all.push_back(observe_one(*env_.table.entry(id)));
+    observe_strays(here, all);
     return all;
+}
+
+/// Devices without a runtime directory: it was removed by hand, or they were made by hand. By rule, which is the plan's
+/// for remains of which no epoch is known; but what is mounted is told of and left alone.
+void volume_keeper::observe_strays(const std::vector<volume_id>& here, std::vector<observed_attachment>& all) {
+    const auto strays = steps_.strays(here);
+    if (strays.has_error()) {
+        log(log_level::warning, "volumes", "cannot look for devices that nobody knows",
+            {{"error", strays.error().text}});
+        return;
+    }
+    std::set<volume_id> held;
+    for (const auto& one : *strays) {
+        if (one.held_by.empty()) {
+            observed_attachment seen;
+            seen.id = one.id;
+            all.push_back(std::move(seen));
+            continue;
+        }
+        held.insert(one.id);
+        if (!held_strays_.contains(one.id))
+            env_.events.emit(severity::warning, "volume " + one.id.str(),
+                             fmt::format("has a device here that no attachment knows, and that is {}; unmount it, and "
+                                         "it is taken apart",
+                                         one.held_by));
+    }
+    held_strays_ = std::move(held);
 }
 
 void volume_keeper::tell_members(const cluster_view& view) {

@@ -8,6 +8,7 @@
 // volume's `operation` lock first and looks again.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -78,10 +79,12 @@ private:
     void note_restart(attachment& of);  // with `operation` held
 
     void watch_devices();
+    void observe_strays(const std::vector<volume_id>& here, std::vector<observed_attachment>& all);
 
     const attach_steps::environment env_;
     attach_steps steps_;
     stop_gate stop_;
+    std::set<volume_id> held_strays_;       // planner's thread; told of already
     std::unique_ptr<nbd_watch> watch_;      // planner's thread; its callback uses what is above
     std::unique_ptr<dm_watch> legs_watch_;  // the same
 };

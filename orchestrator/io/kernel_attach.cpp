@@ -169,6 +169,24 @@ status kernel_attach_possible() {
     return dm::driver::check_available();
 }
 
+result<std::vector<volume_id>> volumes_in_kernel(const kernel_scope& scope) {
+    std::set<volume_id> ours;
+    std::set<volume_id> others;
+    TRY_ASSIGN(const auto connected, find_nbd(std::string(nbd_identity_mark)));
+    for (const auto& device : connected)
+        if (const auto who = decode_nbd_identity(device.backend); who.has_value())
+            (who->scope == scope.node ? ours : others).insert(who->volume);
+    if (dm_is_loaded()) {
+        TRY_ASSIGN(const auto found, dm::driver::observe({}));
+        for (const auto& device : found.devices)
+            if (const auto who = dm::parse_uuid(device.uuid); who.has_value() && who->scope == scope.scope)
+                ours.insert(volume_id{who->volume_id});
+    }
+    // Another weftd on this kernel, which did not give its device-mapper devices a scope.
+    for (const auto& id : others) ours.erase(id);
+    return std::vector<volume_id>(ours.begin(), ours.end());
+}
+
 result<volume_device_state> observe_kernel(const kernel_scope& scope, const volume_id& id) {
     volume_device_state state;
     state.outlives_server = true;

@@ -39,6 +39,8 @@ const dm::observed_device* find_top(const dm::observation& found);
 /// Can this kernel do it? Loads the modules. Errors: unavailable, saying what is missing and what to do.
 status kernel_attach_possible();
 
+/// As volume_devices::volumes.
+result<std::vector<volume_id>> volumes_in_kernel(const kernel_scope& scope);
 /// As volume_devices::observe.
 result<volume_device_state> observe_kernel(const kernel_scope& scope, const volume_id& id);
 /// As volume_devices::attach. Grows a device whose volume has more segments than its table.

@@ -45,6 +45,10 @@ result<volume_device_state> volume_devices::observe(const volume_paths& paths, c
     return state_of(portable);
 }
 
+result<std::vector<volume_id>> volume_devices::volumes() const {
+    return volumes_in_kernel(scope_of(options_));
+}
+
 result<std::string> volume_devices::attach(const volume_paths& paths, const volume_shape& shape,
                                            std::chrono::milliseconds timeout) const {
     TRY_ASSIGN(const auto kernel, observe_kernel(scope_of(options_), shape.id));

@@ -79,6 +79,10 @@ public:
     /// Reads only; does not touch the volume, so it cannot hang on one that holds (R4). Errors: io_failed, corrupt.
     [[nodiscard]] result<volume_device_state> observe(const volume_paths& paths, const volume_id& id) const;
 
+    /// Every volume of which this node has a device, or a part of one, in the kernel; the portable attach's are known
+    /// by their runtime directory. Errors: io_failed.
+    [[nodiscard]] result<std::vector<volume_id>> volumes() const;
+
     /// Brings the device up, finishes what is half there, or gives a device that outlived its server the new one's
     /// sockets, and returns its path; of an encrypted volume that of the ciphertext. The volume server must listen
     /// already. Errors: unavailable, timed_out, io_failed; unsupported (encrypted, and not by the kernel); busy

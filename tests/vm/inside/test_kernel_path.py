@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,31 @@ def test_what_was_written_and_not_synced_outlives_the_volume_server(cluster):
     new.plugin.unmount("db", mount_id)
     new.plugin.remove("db")
     cluster.assert_no_leaks(60)
+
+
+def test_a_device_that_nobody_knows_is_taken_apart_and_told_of(cluster):
+    """By rule: of our scope, and not mounted. Another scope's, and one that is mounted, stay."""
+    node = cluster[0]
+    ours, theirs, used = (str(uuid.uuid4()) for _ in range(3))
+    disk = cluster.path / "disk"
+    subprocess.run(["truncate", "--size", "16M", disk], check=True)
+    loop = said("losetup", "--find", "--show", disk).strip()
+    try:
+        subprocess.run(["mkfs.ext4", "-q", loop], check=True)
+        said("dmsetup", "create", f"weft-used@{node.name}", "--uuid", f"WEFT-{node.name}-{used}-volume",
+             "--table", f"0 32768 linear {loop} 0")
+        said("mount", f"/dev/mapper/weft-used@{node.name}", "/media")
+        said("dmsetup", "create", "weft-theirs@zz", "--uuid", f"WEFT-zz-{theirs}-volume", "--table", "0 8 zero")
+        said("dmsetup", "create", f"weft-ours@{node.name}", "--uuid", f"WEFT-{node.name}-{ours}-volume",
+             "--table", "0 8 zero")
+        wait_for(lambda: devices(node)[0] == [f"weft-used@{node.name}"], 120, "the stray device to go")
+        told = wait_for(lambda: [one for one in node.weft("events") if used in one["subject"]], 60, "word of the other")
+        assert "/media" in told[0]["text"]
+        said("umount", "/media")
+        wait_for(lambda: devices(node)[0] == [], 120, "the unmounted one to go, too")
+        assert "weft-theirs@zz" in said("dmsetup", "ls")
+    finally:
+        subprocess.run(["umount", "-q", "/media"])
+        for name in "weft-theirs@zz", f"weft-used@{node.name}":
+            subprocess.run(["dmsetup", "remove", name], capture_output=True)
+        subprocess.run(["losetup", "--detach", loop], check=True)
