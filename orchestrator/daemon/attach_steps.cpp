@@ -20,6 +20,7 @@ namespace weft {
 namespace {
 
 constexpr std::chrono::seconds serving_wait{60};  // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
+constexpr std::chrono::minutes tool_wait{5};      // mkfs, resize2fs and the like
 constexpr std::chrono::seconds device_wait{20};   // nbdfuse and loop
 constexpr std::chrono::seconds step_down_wait{20};         // each step down that can hang while the volume holds
 constexpr std::chrono::seconds maintenance_flush_wait{2};  // a mount may be waiting behind it
@@ -127,22 +128,43 @@ void attach_steps::note_device(attachment& of) {
     of.device_bytes = seen.has_value() ? seen->growable_bytes : 1;
 }
 
+/// Tools that wait for the volume's I/O must end with its server: whoever replaces that has to get at the attachment.
+result<unique_fd> attach_steps::watch_server(const attachment& of) const {
+    TRY_ASSIGN(const auto server, find_volume_server(env_.options.runtime_dir, of.id));
+    if (!server) return error{errc::unavailable, "the volume server has ended"};
+    return open_pidfd(*server);
+}
+
 status attach_steps::grow_device(attachment& of, const volume_record& record) {
     const auto link = of.current_link();
     if (!link || link->epoch() != record.epoch || link->latest().size() != record.extents.size()) return ok();
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    TRY_ASSIGN(const auto server, watch_server(of));
     TRY_ASSIGN(const auto before, devices_.observe(paths, of.id));
     if (before.growable_bytes == 0) {
         note_device(of);
         return ok();
     }
+    // Most calls only bring sockets. What is above the device is left alone then: resize2fs syncs it, which waits if
+    // the server dies just now, and so would everybody who wants to replace that.
+    bool above = true;
+    {
+        const std::lock_guard lock(of.state);
+        if (before.growable_bytes < record.size_bytes) of.file_system_follows = false;
+        above = !of.file_system_follows;
+    }
     TRY_ASSIGN(std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
     WEFT_CRASH_POINT("grow.device-grown");
-    if (before.unlocked) {
+    if (above && before.unlocked) {
         TRY_ASSIGN(device, devices_.unlock(shape_of(record, of), device));
     }
-    if (!before.mount_points.empty()) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
+    if (above && !before.mount_points.empty())
+        TRY(grow_filesystem(device, record.fs, mount_target(of.id), tool_wait, server.get()));
     WEFT_CRASH_POINT("grow.filesystem-grown");
+    {
+        const std::lock_guard lock(of.state);
+        of.file_system_follows = true;
+    }
     if (before.growable_bytes < record.size_bytes)
         env_.events.emit(severity::info, "volume " + record.name,
                          fmt::format("its device has {} now{}", render_size(record.size_bytes),
@@ -455,6 +477,7 @@ status attach_steps::check_mountable(const attachment& of, const volume_record& 
 result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_record& as_attached) {
     TRY_ASSIGN(const auto record, with_legs_of_today(as_attached));
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
+    TRY_ASSIGN(const auto server, watch_server(of));
     TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
     if (!seen.usable && !seen.devices.empty()) {
         // What carried the device is gone from under it: I/O there has failed, only a new stack helps.
@@ -466,7 +489,8 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
     if (seen.mount_points.empty() || !seen.usable) {
         // Holes of a new encrypted volume are noise in clear, which blkid must not take for anything.
         if (record.encrypt && !record.formatted) TRY(blank_clear_device(device));
-        const auto made = ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid);
+        const auto made =
+            ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid, tool_wait, server.get());
         if (made.has_error()) return made.error();
         WEFT_CRASH_POINT("mount.formatted");
         if (!record.formatted) {
@@ -482,9 +506,11 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
     TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id)));
     WEFT_CRASH_POINT("mount.mounted");
     // It may have grown while nobody used it. A volume of one segment never did.
-    if (record.layout.stripes.size() > 1) TRY(grow_filesystem(device, record.fs, mount_target(of.id)));
+    if (record.layout.stripes.size() > 1)
+        TRY(grow_filesystem(device, record.fs, mount_target(of.id), tool_wait, server.get()));
     note_device(of);
     const std::lock_guard lock(of.state);
+    of.file_system_follows = true;
     of.mountpoint = where;
     return where;
 }

@@ -134,6 +134,7 @@ private:
                              std::chrono::milliseconds patience, const std::string& told);
     void note_device(attachment& of);
     result<volume_record> with_legs_of_today(volume_record record);
+    [[nodiscard]] result<unique_fd> watch_server(const attachment& of) const;
     status tell_legs(attachment& of, const volume_shape& shape);
     status scrub_sets(attachment& of, const volume_shape& shape);
     void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);

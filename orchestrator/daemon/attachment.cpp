@@ -83,6 +83,7 @@ status attachment_table::forget_references(attachment& of) {
     of.dockerd_restarted = false;
     of.idle_since.reset();
     of.mountpoint.clear();
+    of.file_system_follows = false;
     of.legs.reset();
     of.scrubs.clear();
     return ok();

@@ -38,11 +38,12 @@ struct attachment {
     std::uint64_t exit_token = 0;        // of the exit watcher, 0: none
     mount_refs refs;                     // Docker's; a change is on disk before it is here
     bool administrative = false;
-    bool dockerd_restarted = false;  // and `refs` do not say so yet
-    std::uint64_t device_bytes = 0;  // of a device that can grow while it is used; 0: none, 1: not looked at yet
-    std::optional<leg_table> legs;   // mirrored: those that the set was given last; none: to be looked at
-    std::vector<set_scrub> scrubs;   // mirrored: of each extent
-    std::string mountpoint;          // "<mount>/data" while mounted, else empty
+    bool dockerd_restarted = false;    // and `refs` do not say so yet
+    std::uint64_t device_bytes = 0;    // of a device that can grow while it is used; 0: none, 1: not looked at yet
+    bool file_system_follows = false;  // what is above the device has all of it, as far as this weftd knows
+    std::optional<leg_table> legs;     // mirrored: those that the set was given last; none: to be looked at
+    std::vector<set_scrub> scrubs;     // mirrored: of each extent
+    std::string mountpoint;            // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then
 
     /// The next pass of the reconciler gives the device sockets if it lacks some, and grows it.

@@ -181,8 +181,10 @@ void close_elsewhere(unique_fd fd) {
 }
 
 status make_filesystem(int fd, const std::string& device, fs_type fs, const std::string& fs_uuid,
-                       std::chrono::milliseconds timeout) {
-    TRY(run_checked({mkfs_command(device, fs, fs_uuid), timeout, 16 * 1024}));
+                       std::chrono::milliseconds timeout, int server) {
+    run_request mkfs{mkfs_command(device, fs, fs_uuid), timeout, 16 * 1024};
+    mkfs.give_up_fd = server;
+    TRY(run_checked(mkfs));
     // mkfs has synced; ours to make sure, since what follows (the record) depends on it.
     if (::fsync(fd) != 0) return errno_error(errno, fmt::format("sync {}", device));
     TRY_ASSIGN(const auto found, probe_fd(fd, device));
@@ -195,7 +197,7 @@ status make_filesystem(int fd, const std::string& device, fs_type fs, const std:
 }  // namespace
 
 result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bool record_formatted, fs_type fs,
-                                         const std::string& fs_uuid, std::chrono::milliseconds timeout) {
+                                         const std::string& fs_uuid, std::chrono::milliseconds timeout, int server) {
     const std::string name = device.string();
     unique_fd fd{::open(device.c_str(), O_RDWR | O_CLOEXEC)};
     if (!fd) return errno_error(errno, fmt::format("open {}", name));
@@ -207,7 +209,7 @@ result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bo
         case format_action::refuse: return error{errc::corrupt, plan.reason};
         case format_action::format: break;
     }
-    auto made = make_filesystem(fd.get(), name, fs, fs_uuid, timeout);
+    auto made = make_filesystem(fd.get(), name, fs, fs_uuid, timeout, server);
     if (made.has_error()) {
         close_elsewhere(std::move(fd));
         return made.error().within(fmt::format("format {} as {}", name, to_string(fs)));

@@ -62,10 +62,11 @@ enum class format_outcome : std::uint8_t { made, already };
 
 /// Locks the device, probes, decides by plan_format, runs mkfs if so decided, probes again. Returns `already` when the
 /// record says formatted and the file system is there. Errors: busy (locked by somebody for more than 5 s), corrupt
-/// (refused; the text says why), timed_out, io_failed.
+/// (refused; the text says why), timed_out, io_failed; unavailable when `server` (a pidfd, or -1) ended meanwhile: only
+/// when somebody has replaced that will the device answer, and that may be who waits here.
 result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bool record_formatted, fs_type fs,
                                          const std::string& fs_uuid,
-                                         std::chrono::milliseconds timeout = std::chrono::minutes(5));
+                                         std::chrono::milliseconds timeout = std::chrono::minutes(5), int server = -1);
 
 /// Mounts `device` at `target` (made if absent, mode 0700) and makes `<target>/data` (0755, root: Docker's copy-up sets
 /// the owner). Idempotent: success when this very device is mounted there already. The mount is nothing special
@@ -77,9 +78,9 @@ result<std::string> mount_filesystem(const std::filesystem::path& device, fs_typ
 
 /// Lets the mounted file system have all of its device: ext4 by resize2fs(8), xfs by xfs_growfs(8), both online.
 /// Nothing happens when it has it already, so it may be repeated after a kill. Errors: timed_out, io_failed with the
-/// tool's last words.
+/// tool's last words; unavailable as ensure_filesystem.
 status grow_filesystem(const std::filesystem::path& device, fs_type fs, const std::filesystem::path& target,
-                       std::chrono::milliseconds timeout = std::chrono::minutes(5));
+                       std::chrono::milliseconds timeout = std::chrono::minutes(5), int server = -1);
 
 /// Unmounts whatever of `device` is mounted at `target`; never lazily. Success when nothing is mounted there. The
 /// umount(2) runs in a child process because it can hang for as long as the volume holds (R4): after `timeout` it is

@@ -88,9 +88,10 @@ result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, cons
 }
 
 status grow_filesystem(const fs_ns::path& device, fs_type fs, const fs_ns::path& target,
-                       std::chrono::milliseconds timeout) {
+                       std::chrono::milliseconds timeout, int server) {
     run_request tool;
     tool.timeout = timeout;
+    tool.give_up_fd = server;
     switch (fs) {
         case fs_type::ext4: tool.argv = {"resize2fs", device.string()}; break;
         case fs_type::xfs: tool.argv = {"xfs_growfs", "-d", target.string()}; break;

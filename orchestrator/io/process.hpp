@@ -120,6 +120,7 @@ struct run_request {
     int stdin_fd = -1;                   // the caller's; -1: /dev/null
     /// Takes what is to be read from stdout, in place of `output`, which has stderr only then. True: there may be more.
     std::function<bool(int fd)> take_stdout = nullptr;
+    int give_up_fd = -1;         // the caller's: readable (a pidfd: that process has ended), it is killed
     bool whole_session = false;  // it gets a session of its own; what it started is killed with it after `timeout`
 };
 struct run_outcome {
@@ -128,7 +129,8 @@ struct run_outcome {
 };
 
 /// Runs a command to its end. It dies with the calling thread (PR_SET_PDEATHSIG), so a command cannot outlive a killed
-/// weftd. Errors: not_found (no such program), timed_out (it was killed), io_failed (died of a signal; text names it).
+/// weftd. Errors: not_found (no such program), timed_out (it was killed), unavailable (killed for give_up_fd),
+/// io_failed (died of a signal; text names it).
 /// A non-zero exit code is not an error here.
 result<run_outcome> run(const run_request& what);
 

@@ -99,15 +99,16 @@ bool drain(int fd, std::string& output, std::size_t output_max) {
     return true;
 }
 
-/// Collects output until the child has ended; the pipes may stay open longer in a grandchild, which is not waited for.
+/// Collects output until the child has ended, or is not waited for any more: nullopt, and `given_up` says for which of
+/// the two reasons. The pipes may stay open longer in a grandchild, which is not waited for.
 /// `taken` is the pipe of take_stdout, or empty.
 std::optional<int> collect(pid_t child, int pidfd, int fd, unique_fd taken, const run_request& what,
-                           std::string& output) {
+                           std::string& output, bool& given_up) {
     const auto deadline = clock::now() + what.timeout;
     bool open = true;
     for (;;) {
-        std::array<pollfd, 3> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{open ? fd : -1, POLLIN, 0},
-                                      pollfd{taken.get(), POLLIN, 0}};
+        std::array<pollfd, 4> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{open ? fd : -1, POLLIN, 0},
+                                      pollfd{taken.get(), POLLIN, 0}, pollfd{what.give_up_fd, POLLIN, 0}};
         const int n = ::poll(waiting.data(), waiting.size(), milliseconds_until(deadline));
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return std::nullopt;
@@ -116,6 +117,8 @@ std::optional<int> collect(pid_t child, int pidfd, int fd, unique_fd taken, cons
         // Everything that was written before the exit is read before the exit is seen.
         if (waiting[1].revents != 0 || waiting[2].revents != 0) continue;
         if (waiting[0].revents != 0) return wait_status(child, pidfd, deadline);
+        given_up = waiting[3].revents != 0;
+        if (given_up) return std::nullopt;
     }
 }
 
@@ -160,10 +163,13 @@ result<run_outcome> run(const run_request& what) {
     taken.writer.reset();
     TRY_ASSIGN(const auto child, adopt_child(forked, program));
     run_outcome outcome;
-    const auto ended =
-        collect(child.pid, child.pidfd.get(), out.reader.get(), std::move(taken.reader), what, outcome.output);
+    bool given_up = false;
+    const auto ended = collect(child.pid, child.pidfd.get(), out.reader.get(), std::move(taken.reader), what,
+                               outcome.output, given_up);
     if (!ended) {
         kill_and_reap(child.pid, child.pidfd.get(), what.whole_session);
+        if (given_up)
+            return error{errc::unavailable, fmt::format("{} was killed: what it waits for has ended", program)};
         return error{errc::timed_out,
                      fmt::format("{} did not end within {} ms and was killed", program, what.timeout.count())};
     }

@@ -318,6 +318,20 @@ TEST_CASE("run: too slow is killed, a signal is named, a missing program is name
     CHECK(run({{"no-such-program-of-weft"}, 5s}).error().code == errc::not_found);
 }
 
+// Bug guarded against: a volume server that died while resize2fs synced its device was not replaced for minutes,
+// because who had to replace it waited for resize2fs.
+TEST_CASE("run: a command is given up when what it waits for has ended") {
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    run_request slow{{"sleep", "100"}};
+    slow.give_up_fd = ends[0];
+    ::close(ends[1]);  // readable from here on: its end
+    const auto outcome = run(slow);
+    ::close(ends[0]);
+    REQUIRE(outcome.has_error());
+    CHECK(outcome.error().code == errc::unavailable);
+}
+
 TEST_CASE("run: a command does not outlive a killed caller") {
     const scratch where;
     const auto pidfile = (where.path / "pid").string();
