@@ -52,6 +52,20 @@ def package():
     return found[0]
 
 
+@pytest.fixture
+def newer_package(package, tmp_path):
+    """The same with a version of its own: the package's, and what `weftd --version` says."""
+    old, new = b"0.1.0\0", b"0.1.9\0"
+    tree, made = tmp_path / "tree", tmp_path / "weft-newer.deb"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control, weftd = tree / "DEBIAN" / "control", tree / "usr" / "sbin" / "weftd"
+    assert f"Version: {old[:-1].decode()}\n" in control.read_text() and old in weftd.read_bytes()
+    control.write_text(control.read_text().replace("Version: 0.1.0\n", "Version: 0.1.9\n"))
+    weftd.write_bytes(weftd.read_bytes().replace(old, new))
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, made], check=True, capture_output=True)
+    return made
+
+
 def show(guest, unit, *names):
     lines = guest.output(["systemctl", "show", unit, *(f"--property={name}" for name in names)]).splitlines()
     found = dict(line.split("=", 1) for line in lines)
@@ -162,6 +176,23 @@ def test_servers_and_containers_do_not_notice_the_end_of_weftd(node, how):
     assert show(node, "weftd.service", "MainPID") != weftd
     wait_for_progress(node)
     assert server_pids(node) == before
+
+
+def test_an_upgrade_under_load_is_a_new_weftd_over_the_same_servers(node, newer_package):
+    """Containers stay, and what the old weftd began the new one ends: here, an unmount."""
+    run_writer(node)
+    before, dockerd = server_pids(node), show(node, "docker.service", "MainPID")
+    node.run(["dpkg", "--install", newer_package], timeout=600)
+    node.wait_until("systemctl is-active weftd.service && weft status", 120, "weftd to be back")
+    [weftd] = show(node, "weftd.service", "MainPID")
+    assert node.output(f"/proc/{weftd}/exe --version") == "weftd 0.1.9"
+    wait_for_progress(node)
+    assert server_pids(node) == before and show(node, "docker.service", "MainPID") == dockerd
+    node.run("docker rm --force writer", timeout=300)
+    wait_for(lambda: not weft(node, "volume", "inspect", "orders")["writer"], 120, "the volume to be let go of")
+    # The next server is the newer one's.
+    run_writer(node)
+    assert server_pids(node).keys() == before.keys()
 
 
 def test_docker_waits_for_a_weftd_that_is_away(node):
