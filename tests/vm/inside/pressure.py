@@ -29,7 +29,7 @@ def hog():
             taken.append(bytearray(b"\xa5") * PIECE)
         else:
             del taken[:(len(taken) + 1) // 2]
-            time.sleep(0.02)  # it is to take memory, not the processor
+            time.sleep(0.1)  # it is to take memory, not the processor
 
 
 def blocks(mib):
