@@ -10,6 +10,7 @@ using namespace weft::test;
 namespace {
 
 constexpr auto good = replica_state::up_to_date;
+constexpr std::uintptr_t first_cookies[] = {1, 2, 3, 4};
 constexpr std::uint32_t block = 4096;
 
 class legs_script : public engine_script {
@@ -91,9 +92,9 @@ TEST_CASE("R4, leg: what a lost leg owes fails only when the record says that it
     const auto asked = s.await_proposal();
     CHECK(asked.slot == 1);
     CHECK(asked.to == replica_state::outdated);
-    for (const std::uintptr_t cookie : {1, 2, 3, 4}) CHECK_FALSE(s.completed(cookie));
+    for (const std::uintptr_t cookie : first_cookies) CHECK_FALSE(s.completed(cookie));
     s.decide(asked, proposal_outcome::committed);
-    for (const std::uintptr_t cookie : {1, 2, 3, 4}) CHECK(s.completed(cookie) == EIO);
+    for (const std::uintptr_t cookie : first_cookies) CHECK(s.completed(cookie) == EIO);
 
     SUBCASE("the other leg goes on") {
         s.ask("r0", op_kind::write, 0, 5);

@@ -134,11 +134,11 @@ TEST_CASE("mirror: what device-mapper cannot keep is refused under the option's 
     CHECK_FALSE(parse_create_options({{"layout", "striped"}})->mirrored);
     const std::pair<const char*, const char*> bad[] = {
         {"replicas", "1"}, {"min-replicas", "2"}, {"stripes", "2"}, {"on-full", "fail"}};
-    for (const auto& [name, value] : bad) {
-        const auto refused = parse_create_options({{"layout", "mirrored"}, {name, value}});
-        CAPTURE(name);
+    for (const auto& option : bad) {
+        const auto refused = parse_create_options({{"layout", "mirrored"}, {option.first, option.second}});
+        CAPTURE(option.first);
         REQUIRE(refused.has_error());
-        CHECK(refused.error().text.find(name) != std::string::npos);
+        CHECK(refused.error().text.find(option.first) != std::string::npos);
     }
     CHECK(parse_create_options({{"layout", "raid5"}}).error().code == errc::invalid_argument);
     CHECK(change_policy(mirrored(3), *parse_policy_change({{"min-replicas", "2"}})).has_error());
