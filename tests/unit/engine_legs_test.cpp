@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine under device-mapper's raid1: what holds of a leg (engine_legs.cpp).
 #include <bit>
+#include <map>
+#include <random>
+#include <set>
 
 #include "tests/unit/engine_script.hpp"
 
@@ -328,4 +331,151 @@ TEST_CASE("R11, leg: a detach flushes every leg that the record trusts and decla
     CHECK(s.answer_next(1, op_kind::flush));
     CHECK(s.take(0, op_kind::map_clear));
     CHECK(s.take(1, op_kind::map_clear));
+}
+
+namespace {
+
+/// A record, links and a kernel that does anything that it may, at random.
+class random_legs : public legs_script {
+public:
+    explicit random_legs(unsigned seed) : legs_script({good, good, replica_state::inconsistent}), random_(seed) {
+        for (const char* id : {"r0", "r1"}) record_[id] = good;
+        record_["r2"] = replica_state::inconsistent;
+    }
+
+    void step() {
+        follow_links();
+        switch (roll(10)) {
+            case 0:
+            case 1: ask_something(); break;
+            case 2:
+            case 3:
+            case 4: answer_something(); break;
+            case 5: move_a_link(); break;
+            case 6: decide_something(); break;
+            case 7: pass(std::chrono::milliseconds(roll(3000))); break;
+            case 8: say_something(); break;
+            default: replace_one(); break;
+        }
+        check_completions();
+    }
+
+private:
+    enum class at { down, connecting, up, closing };
+    using cookie_owner = std::pair<std::string, op_kind>;
+
+    unsigned roll(unsigned below) { return static_cast<unsigned>(random_() % below); }
+
+    void follow_links() {
+        for (; seen_links_ < out.links.size(); ++seen_links_) {
+            const link_command& one = out.links[seen_links_];
+            at& link = links_[one.slot];
+            if (one.action == link_action::connect) link = at::connecting;
+            if (one.action == link_action::disconnect && link != at::down) link = at::closing;
+        }
+    }
+    void move_a_link() {
+        const auto slot = static_cast<slot_index>(roll(max_slots));
+        at& link = links_[slot];
+        if (link == at::connecting && roll(4) > 0) {
+            link = at::up;
+            up(slot);
+        } else if (link != at::down && (link != at::up || roll(3) == 0)) {
+            link = at::down;
+            std::erase_if(out.send, [&](const io_op& op) { return op.slot == slot; });
+            down(slot);
+        }
+    }
+    void ask_something() {
+        const std::string id = "r" + std::to_string(roll(next_id_));
+        if (subject().leg(replica_id(id)) == 0) return;
+        const op_kind kinds[] = {op_kind::read, op_kind::write, op_kind::zero, op_kind::trim, op_kind::flush};
+        const op_kind kind = kinds[roll(5)];
+        owners_[++cookie_] = {id, kind};
+        ask(id, kind, block * roll(8), cookie_);
+    }
+    void answer_something() {
+        if (out.send.empty()) return;
+        const auto which = out.send.begin() + roll(static_cast<unsigned>(out.send.size()));
+        const io_op op = *which;
+        out.send.erase(which);
+        if (links_[op.slot] != at::up && links_[op.slot] != at::closing) return;
+        const bool asks = op.kind == op_kind::block_status || op.kind == op_kind::map_status;
+        answer(op, !asks && roll(12) == 0 ? EIO : 0,
+               asks ? std::vector<stretch>{{op.length, true}} : std::vector<stretch>{});
+    }
+    void decide_something() {
+        const auto one = take_proposal();
+        if (!one) return;
+        const std::string id = subject().replica_in(one->slot).str();
+        const auto known = record_.find(id);
+        const auto others = std::count_if(record_.begin(), record_.end(),
+                                          [&](const auto& entry) { return entry.first != id && entry.second == good; });
+        const bool allowed = known != record_.end() && (one->to == good || known->second != good || others > 0);
+        if (allowed) known->second = one->to;
+        decide(*one, allowed ? proposal_outcome::committed : proposal_outcome::refused);
+    }
+    /// What raid1 would: a leg that is being filled is in sync one day; hardly ever one is given up.
+    void say_something() {
+        for (const auto& [id, state] : std::map(record_)) {
+            if (state == replica_state::inconsistent && roll(4) == 0) told(id, leg_event::in_sync);
+            if (roll(60) == 0) told(id, leg_event::given_up);
+        }
+    }
+    void replace_one() {
+        const auto old = std::find_if(record_.begin(), record_.end(),
+                                      [](const auto& entry) { return entry.second == replica_state::outdated; });
+        if (old == record_.end() || roll(2) == 0) return;
+        record_.erase(old);
+        record_["r" + std::to_string(next_id_++)] = replica_state::inconsistent;
+        std::vector<replica_member> members;
+        for (const auto& [id, state] : record_) members.push_back({replica_id(id), state, false});
+        subject().on_membership(members, now, out);
+        pong();
+    }
+    void check_completions() {
+        for (; seen_completions_ < out.complete.size(); ++seen_completions_) {
+            const completion& one = out.complete[seen_completions_];
+            const cookie_owner& whose = owners_.at(reinterpret_cast<std::uintptr_t>(one.cookie));
+            const std::string& id = whose.first;
+            if (one.error == 0 || whose.second == op_kind::read) continue;
+            failed_.insert(id);
+            const auto known = record_.find(id);
+            CAPTURE(id);
+            // R4: raid1 hears of it after the record.
+            CHECK((known == record_.end() || known->second != good));
+        }
+        CHECK(std::any_of(record_.begin(), record_.end(), [](const auto& entry) { return entry.second == good; }));
+        for (const std::string& id : failed_) {
+            const auto known = record_.find(id);
+            CHECK((known == record_.end() || known->second != good));  // nor is it ever trusted again
+        }
+    }
+
+    std::minstd_rand random_;
+    std::map<std::string, replica_state> record_;
+    std::map<slot_index, at> links_;
+    std::map<std::uintptr_t, cookie_owner> owners_;
+    std::set<std::string> failed_;  // legs of which raid1 has seen a change fail
+    std::uintptr_t cookie_ = 0;
+    unsigned next_id_ = 3;
+    std::size_t seen_links_ = 0, seen_completions_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("R4, leg: in random lives no change fails before the record says so, and no failed leg is trusted again") {
+    std::size_t outdated = 0;
+    std::size_t failures = 0;
+    for (unsigned seed = 1; seed <= 400; ++seed) {
+        random_legs life(seed);
+        CAPTURE(seed);
+        for (int i = 0; i < 400; ++i) life.step();
+        for (const notice& one : life.out.notices)
+            outdated += one.text.find("is outdated") != std::string::npos ? 1 : 0;
+        for (const completion& one : life.out.complete) failures += one.error == EIO ? 1 : 0;
+    }
+    // The test can see: these lives are eventful.
+    CHECK(outdated > 400);
+    CHECK(failures > 400);
 }
