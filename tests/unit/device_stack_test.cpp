@@ -192,7 +192,8 @@ TEST_CASE("device_stack: every replica is shown once, whatever part of the devic
     CHECK(shows_every_replica_once(mirror.record, no_nbd));
     // The volume has grown, and its device has not yet.
     CHECK(shows_every_replica_once(volume_of(4).record, striped()));
-    const auto& volume = make_stack(volume_of(4).record, striped()).tree[0].below[0];
+    const auto grown = make_stack(volume_of(4).record, striped());
+    const auto& volume = grown.tree[0].below[0];
     CHECK(volume.below.back().what == stack_layer::extent);
 }
 
