@@ -108,6 +108,17 @@ def rig(workspace):
     made.close()
 
 
-@pytest.mark.parametrize("point", PHASES)
+# Each is a scenario of its own (tests/vm/test_kernel_path.py), so that none takes too long.
+@pytest.mark.parametrize("point", [point for point in PHASES if point not in ENCRYPTED and PHASES[point] != "legs"])
 def test_a_death_at(rig, point):
+    KernelLife(rig, point, PHASES).live()
+
+
+@pytest.mark.parametrize("point", ENCRYPTED)
+def test_a_death_over_an_encrypted_volume_at(rig, point):
+    KernelLife(rig, point, PHASES).live()
+
+
+@pytest.mark.parametrize("point", [point for point in PHASES if PHASES[point] == "legs"])
+def test_a_death_over_a_failed_leg_at(rig, point):
     KernelLife(rig, point, PHASES).live()
