@@ -14,8 +14,11 @@ FILES = sorted(INSIDE.glob("test_*.py"))
 
 
 def scenarios():
-    return [f"{path.name}::{node.name}" for path in FILES for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                long = "pytest.mark.long" in map(ast.unparse, node.decorator_list)
+                yield pytest.param(f"{path.name}::{node.name}", marks=[pytest.mark.long] if long else [])
 
 
 @pytest.fixture

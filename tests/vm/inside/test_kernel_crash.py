@@ -114,6 +114,7 @@ def test_a_death_at(rig, point):
     KernelLife(rig, point, PHASES).live()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ENCRYPTED)
 def test_a_death_over_an_encrypted_volume_at(rig, point):
     KernelLife(rig, point, PHASES).live()
