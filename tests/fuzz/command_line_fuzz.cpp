@@ -22,7 +22,7 @@ struct spelling {
     words names;
     bool has_argument;
 };
-const std::array<spelling, 16> spellings = {{{verb::node_ls, {"node", "ls"}, false},
+const std::array<spelling, 20> spellings = {{{verb::node_ls, {"node", "ls"}, false},
                                              {verb::node_forget, {"node", "forget"}, true},
                                              {verb::drive_add, {"drive", "add"}, true},
                                              {verb::drive_ls, {"drive", "ls"}, false},
@@ -32,6 +32,10 @@ const std::array<spelling, 16> spellings = {{{verb::node_ls, {"node", "ls"}, fal
                                              {verb::volume_ls, {"volume", "ls"}, false},
                                              {verb::volume_inspect, {"volume", "inspect"}, true},
                                              {verb::volume_rm, {"volume", "rm"}, true},
+                                             {verb::volume_set, {"volume", "set"}, true},
+                                             {verb::volume_scrub, {"volume", "scrub"}, true},
+                                             {verb::volume_grow, {"volume", "grow"}, true},
+                                             {verb::volume_restart, {"volume", "restart"}, true},
                                              {verb::volume_attach, {"volume", "attach"}, true},
                                              {verb::volume_detach, {"volume", "detach"}, true},
                                              {verb::volume_repair, {"volume", "repair"}, true},
@@ -57,30 +61,38 @@ words render(const invocation& it) {
     line.push_back("--timeout=" + std::to_string(it.patience.count()));
     if (!it.socket.empty()) line.push_back("--socket=" + it.socket);
     line.push_back(it.format == output_format::json ? "--output=json" : "--output=table");
-    for (const auto& [key, value] : it.options) line.push_back("--opt=" + key + "=" + value);
+    const bool pairs_last = it.what == verb::volume_set;
+    if (!pairs_last)
+        for (const auto& [key, value] : it.options) line.push_back("--opt=" + key + "=" + value);
+    if (it.wait) line.push_back("--wait");
+    if (it.all) line.push_back("--all");
+    if (!it.size.empty()) line.push_back("--size=" + it.size);
     if (it.force) line.push_back("--force");
     if (it.accept_data_loss) line.push_back("--accept-data-loss");
     if (!it.from.empty()) line.push_back("--from=" + it.from);
     if (!it.erase.empty()) line.push_back("--erase=" + it.erase);
     if (it.watch) line.push_back("--watch");
     if (it.what == verb::events) line.push_back("--newest=" + std::to_string(it.newest));
-    if (has_argument) {
+    if (has_argument && !it.all) {
         line.push_back("--");
         line.push_back(it.argument);
     }
+    if (pairs_last)
+        for (const auto& [key, value] : it.options) line.push_back(key + "=" + value);
     return line;
 }
 
 bool same(const invocation& one, const invocation& other) {
     return one.what == other.what && one.argument == other.argument && one.options == other.options &&
            one.force == other.force && one.from == other.from && one.accept_data_loss == other.accept_data_loss &&
-           one.erase == other.erase && one.watch == other.watch && one.newest == other.newest &&
-           one.socket == other.socket && one.format == other.format && one.patience == other.patience;
+           one.wait == other.wait && one.all == other.all && one.size == other.size && one.erase == other.erase &&
+           one.watch == other.watch && one.newest == other.newest && one.socket == other.socket &&
+           one.format == other.format && one.patience == other.patience;
 }
 
 void check_run(const invocation& it) {
     for (const spelling& one : spellings)
-        if (one.what == it.what) PROPERTY(one.has_argument == !it.argument.empty(), "'{}'", it.argument);
+        if (one.what == it.what) PROPERTY(one.has_argument == (!it.argument.empty() || it.all), "'{}'", it.argument);
     PROPERTY(is_utf8(it.argument) && it.argument.find('\0') == std::string::npos, "'{}'", it.argument);
     PROPERTY(it.newest >= 1 && it.newest <= 1000, "{}", it.newest);
     PROPERTY(it.patience.count() >= 1 && it.patience.count() <= 86400, "{} s", it.patience.count());

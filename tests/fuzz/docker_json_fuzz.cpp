@@ -45,11 +45,10 @@ void check_answer(const http_response& response) {
     fuzz::check_error(error{errc::io_failed, std::string(problem->get_string())}, errc::io_failed);
 }
 
-/// The volume that a Get asks for, if it is one that exists.
-bool asks_for_existing(std::string_view body) {
+/// The name of a volume that a Get asks for; empty: it asks for none.
+std::string name_asked(std::string_view body) {
     const auto request = decode_docker_request(docker_call::get, body);
-    if (request.has_error()) return false;
-    return std::find(existing.begin(), existing.end(), request->name) != existing.end();
+    return request.has_value() && check_volume_name(request->name).has_value() ? request->name : std::string();
 }
 
 }  // namespace
@@ -62,8 +61,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (fails || asks) target.pop_back();
     forgetful service;
     for (const auto name : existing) service.volumes.emplace(name, testing::sample_volume(std::string(name)));
-    if (fails) service.failures["get"] = error{errc::unavailable, "the store does not answer"};
     const std::string body(input.rest());
+    // Of a store that does not answer any volume may be there.
+    const std::string asked = name_asked(body);
+    if (fails) service.failures["get"] = error{errc::unavailable, "the store does not answer"};
+    if (fails && !asked.empty()) service.volumes.emplace(asked, testing::sample_volume(asked));
     const http_response response = docker_volume(service).handle({asks ? "GET" : "POST", target, body});
     if (!response.drop) check_answer(response);
     for (const std::string& call : service.calls()) {
@@ -73,7 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     const bool get = target == "/VolumeDriver.Get" && !asks;
     if (get && body.empty()) PROPERTY(response.drop, "an empty Get was answered: {}", response.body);
-    if (get && asks_for_existing(body))
+    if (get && !asked.empty() && service.volumes.contains(asked))
         PROPERTY(response.drop || response.status == 200, "dockerd would forget it: {}", response.body);
     return 0;
 }
