@@ -149,4 +149,5 @@ torture: ## Random faults, then guests' long repetitions: ROUNDS=n from SEED=s o
 
 include tests/vm/vm.mk
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+# Files only, and none of a package's tree that is being built there.
+-include $(shell find $(BUILD) -path '*/deb.*' -prune -o -type f -name '*.d' -print 2>/dev/null)
