@@ -151,7 +151,7 @@ result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, 
                 TRY_ASSIGN(const auto connected, connect_leg(scope, paths, shape, i, leg.replica, timeout));
                 device.path = connected.device;
                 device.state = leg.as == leg_shape::use::rebuild ? dm::leg_state::rebuild : dm::leg_state::up_to_date;
-                WEFT_CRASH_POINT("kernel.nbd-connected");
+                WEFT_CRASH_POINT("legs.connected");
             }
             segment.extents.push_back(std::move(device));
         }

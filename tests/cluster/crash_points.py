@@ -56,7 +56,7 @@ KERNEL_PHASES = {
     "mount": ["kernel.nbd-connected", "kernel.dm-applied", "kernel.crypt-formatted", "kernel.crypt-opened"],
     "replacement": ["replace.recorded", "replace.connected"],
     "restart": ["restart.server-ended"],
-    "legs": ["legs.cut", "legs.followed"],
+    "legs": ["legs.cut", "legs.connected", "legs.followed"],
     "grow": ["grow.device-grown", "kernel.crypt-resized", "grow.filesystem-grown"],
     "unmount": ["kernel.cut", "kernel.unmounted", "kernel.crypt-gone", "kernel.dm-gone", "kernel.nbd-gone"],
 }
