@@ -9,7 +9,8 @@ TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS / "cluster")]
 
 from cluster.conftest import *  # noqa: E402,F401,F403
-from kernel_devices import cut_devices, tell_state, use_kernel  # noqa: E402
+from kernel_devices import assert_nothing_left, cut_devices, tell_state, use_kernel  # noqa: E402
+from lib.cluster import new_mount_id  # noqa: E402
 
 
 @pytest.fixture
@@ -29,3 +30,22 @@ def kernel_cluster(make_cluster, request):
             tell_state()
             # A device without a server waits for ever, and so would whoever takes the cluster away.
             cut_devices(cluster)
+
+
+@pytest.fixture
+def mounted(cluster):
+    """mounted(name, **options) creates and mounts on the first node; it is unmounted and removed afterwards."""
+    node, made = cluster[0], []
+
+    def make(name, **options):
+        node.plugin.create(name, **options)
+        mount_id = new_mount_id()
+        path = node.plugin.mount(name, mount_id)
+        made.append((name, mount_id))
+        return Path(path)
+    yield make
+    for name, mount_id in made:
+        node.plugin.unmount(name, mount_id)
+        node.plugin.remove(name)
+    assert_nothing_left(node)
+    cluster.assert_no_leaks(60)

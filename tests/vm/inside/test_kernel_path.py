@@ -21,25 +21,6 @@ def cluster(kernel_cluster):
     return kernel_cluster(times=SLOW)
 
 
-@pytest.fixture
-def mounted(cluster):
-    """mounted(name, **options) creates and mounts on the first node; it is unmounted and removed afterwards."""
-    node, made = cluster[0], []
-
-    def make(name, **options):
-        node.plugin.create(name, **options)
-        mount_id = new_mount_id()
-        path = node.plugin.mount(name, mount_id)
-        made.append((name, mount_id))
-        return Path(path)
-    yield make
-    for name, mount_id in made:
-        node.plugin.unmount(name, mount_id)
-        node.plugin.remove(name)
-    assert_nothing_left(node)
-    cluster.assert_no_leaks(60)
-
-
 def top_of(node):
     names, _ = devices(node)
     assert len(names) == 1, names

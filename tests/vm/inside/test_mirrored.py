@@ -21,22 +21,9 @@ def cluster(kernel_cluster):
 
 
 @pytest.fixture
-def mounted(cluster):
-    """mounted(name, **options) creates a mirrored volume and mounts it on the first node."""
-    node, made = cluster[0], []
-
-    def make(name, size="64MiB", **options):
-        node.plugin.create(name, layout="mirrored", size=size, **options)
-        mount_id = new_mount_id()
-        path = node.plugin.mount(name, mount_id)
-        made.append((name, mount_id))
-        return Path(path)
-    yield make
-    for name, mount_id in made:
-        node.plugin.unmount(name, mount_id)
-        node.plugin.remove(name)
-    assert_nothing_left(node)
-    cluster.assert_no_leaks(60)
+def mirrored(mounted):
+    """mirrored(name, **options) creates a mirrored volume and mounts it on the first node."""
+    return lambda name, **options: mounted(name, layout="mirrored", size="64MiB", **options)
 
 
 def sets_of(node):
@@ -58,9 +45,9 @@ def leg_elsewhere(cluster):
     return next(node for node in cluster.nodes if node.name == name)
 
 
-def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mounted):
+def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mirrored):
     node = cluster[0]
-    path = mounted("db")
+    path = mirrored("db")
     [mirror] = sets_of(node)
     table = said("dmsetup", "table", mirror).split()
     assert (table[2], table[3]) == ("raid", "raid1"), table
@@ -105,9 +92,9 @@ def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mounted):
     cluster.wait_up_to_date("db", 300)
 
 
-def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mounted):
+def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mirrored):
     node = cluster[0]
-    load = FileLoad(mounted("db") / "load")
+    load = FileLoad(mirrored("db") / "load")
     load.wait_progress()
     names, marks = devices(node)
     [server] = node.volume_servers()
@@ -120,9 +107,9 @@ def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mounted
     load.assert_nothing_lost()
 
 
-def test_the_volume_server_of_a_mirrored_volume_is_restarted_on_request_under_load(cluster, mounted):
+def test_the_volume_server_of_a_mirrored_volume_is_restarted_on_request_under_load(cluster, mirrored):
     node = cluster[0]
-    load = FileLoad(mounted("db") / "load")
+    load = FileLoad(mirrored("db") / "load")
     load.wait_progress()
     before, there = node.volume("db")["epoch"], devices(node)
     assert node.weft("volume", "restart", "db") == {"restarted": "db", "epoch": before + 1}
@@ -134,9 +121,9 @@ def test_the_volume_server_of_a_mirrored_volume_is_restarted_on_request_under_lo
     load.assert_nothing_lost()
 
 
-def test_a_mirrored_volume_grows_under_load(cluster, mounted):
+def test_a_mirrored_volume_grows_under_load(cluster, mirrored):
     node = cluster[0]
-    path = mounted("db")
+    path = mirrored("db")
     load = FileLoad(path / "load")
     load.wait_progress()
     node.weft("volume", "grow", "db", "--size", "128MiB")
