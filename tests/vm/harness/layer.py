@@ -53,7 +53,9 @@ KillMode=process
 OOMScoreAdjust=-1000
 """
 
-# The journal as it grows, so that the host has it when the guest is dead.
+# The journal as it grows, so that the host has it when the guest is dead. The copy is written after the host's, and so
+# says how far the host's has come.
+JOURNAL_COPY = "/run/weft-vm-journal"
 JOURNAL_UNIT = f"""[Unit]
 Description=Journal to the host
 DefaultDependencies=no
@@ -62,11 +64,25 @@ BindsTo=dev-virtio\\x2dports-{JOURNAL_PORT}.device
 After=systemd-journald.socket dev-virtio\\x2dports-{JOURNAL_PORT}.device
 
 [Service]
-ExecStart=/usr/bin/journalctl --boot --follow --no-tail --output=short-monotonic
+ExecStart=/bin/sh -c "journalctl --boot --follow --no-tail --output=short-monotonic | tee {JOURNAL_COPY}"
 StandardOutput=file:/dev/virtio-ports/{JOURNAL_PORT}
 Restart=on-failure
 RestartSec=1
 OOMScoreAdjust=-1000
+"""
+
+# The last unit of an orderly end: the power goes off when the host has what was said until then. On a busy machine it
+# went before.
+LAST_WORDS_UNIT = f"""[Unit]
+Description=End of the journal to the host
+DefaultDependencies=no
+After=umount.target
+Before=final.target
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "echo end of the journal; until grep --quiet 'end of the journal$' {JOURNAL_COPY}; do sleep 0.1; done"
+TimeoutStartSec=60
 """
 
 NETWORK_UNIT = """[Unit]
@@ -126,7 +142,9 @@ def write(root, name, hosts, address=None, enable=(), files=None, shell=None):
     put(UNITS / "weft-vm-agent.service", AGENT_UNIT)
     put(UNITS / "weft-vm-journal.service", JOURNAL_UNIT)
     link(UNITS / "sysinit.target.wants/weft-vm-agent.service", "../weft-vm-agent.service")
+    put(UNITS / "weft-vm-last-words.service", LAST_WORDS_UNIT)
     link(UNITS / "sysinit.target.wants/weft-vm-journal.service", "../weft-vm-journal.service")
+    link(UNITS / "final.target.wants/weft-vm-last-words.service", "../weft-vm-last-words.service")
     if address:
         put(UNITS / "weft-vm-network.service", NETWORK_UNIT.format(address=address))
         link(UNITS / "multi-user.target.wants/weft-vm-network.service", "../weft-vm-network.service")
