@@ -16,10 +16,6 @@ namespace {
 // death.
 constexpr std::size_t replacements_max = 8;
 
-bool is_good(const replica_record& replica) {
-    return replica.state == replica_state::up_to_date;
-}
-
 /// Why it counts as missing, for people; empty: it does not.
 std::string missing(const replica_record& replica, const absences& overdue) {
     if (overdue.reached.contains(replica.id) && replica.state != replica_state::failed) return {};
@@ -56,7 +52,7 @@ private:
         const extent_record& extent = record.extents[number];
         const auto good = static_cast<std::size_t>(
             std::count_if(extent.replicas.begin(), extent.replicas.end(), [&](const replica_record& one) {
-                return is_good(one) && one.created && !one.recovering && is_present(one, look_.view, look_.alive);
+                return is_up_to_date(one) && one.created && !one.recovering && is_present(one, look_.view, look_.alive);
             }));
         if (good == 0) {
             report_no_source(record, number);
@@ -68,7 +64,7 @@ private:
                 if (is_renewable(record, one) && is_present(one, look_.view, look_.alive)) renew(record, number, one);
                 continue;
             }
-            if (is_good(one))
+            if (is_up_to_date(one))
                 consider_demotion(record, number, one, why, good);
             else
                 place(record, number, one, why);
@@ -114,7 +110,7 @@ private:
 
     void report_no_source(const volume_record& record, std::size_t number) {
         const auto& replicas = record.extents[number].replicas;
-        const bool lost = std::none_of(replicas.begin(), replicas.end(), is_good);
+        const bool lost = std::none_of(replicas.begin(), replicas.end(), is_up_to_date);
         const bool any_missing = std::any_of(replicas.begin(), replicas.end(), [&](const replica_record& one) {
             return !missing(one, look_.overdue).empty();
         });

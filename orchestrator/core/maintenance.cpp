@@ -9,18 +9,14 @@ namespace weft {
 
 namespace {
 
-bool is_good(const replica_record& replica) {
-    return replica.state == replica_state::up_to_date;
-}
-
 /// Every extent has so many replicas that an engine can serve it now.
 bool is_servable(const volume_record& record, const maintenance_look& look) {
     return std::all_of(record.extents.begin(), record.extents.end(), [&](const extent_record& extent) {
         const auto good =
-            static_cast<std::uint64_t>(std::count_if(extent.replicas.begin(), extent.replicas.end(), is_good));
+            static_cast<std::uint64_t>(std::count_if(extent.replicas.begin(), extent.replicas.end(), is_up_to_date));
         const auto reachable = static_cast<std::uint64_t>(
             std::count_if(extent.replicas.begin(), extent.replicas.end(), [&](const replica_record& one) {
-                return is_good(one) && one.created && is_present(one, look.view, look.alive);
+                return is_up_to_date(one) && one.created && is_present(one, look.view, look.alive);
             }));
         // Those that are away must be demoted before anything is served (R2), which R4 allows down to min_replicas.
         return reachable > 0 && (reachable == good || reachable >= record.min_replicas);
@@ -29,8 +25,8 @@ bool is_servable(const volume_record& record, const maintenance_look& look) {
 
 /// Behind, and there to be filled.
 bool is_repairable(const replica_record& replica, const cluster_view& view, const std::set<node_name>& alive) {
-    return (!is_good(replica) || replica.recovering) && replica.state != replica_state::failed && replica.created &&
-           is_present(replica, view, alive);
+    return (!is_up_to_date(replica) || replica.recovering) && replica.state != replica_state::failed &&
+           replica.created && is_present(replica, view, alive);
 }
 
 /// FNV-1a, to see that something changed.
@@ -70,7 +66,7 @@ node_name maintenance_node(const volume_record& record, const cluster_view& view
     node_name first;
     for (const auto& extent : record.extents)
         for (const auto& one : extent.replicas)
-            if (is_good(one) && one.created && !one.recovering && is_present(one, view, alive) &&
+            if (is_up_to_date(one) && one.created && !one.recovering && is_present(one, view, alive) &&
                 (first.empty() || one.node < first))
                 first = one.node;
     return first;
@@ -108,7 +104,7 @@ repair_state repair_state_of(const volume_record& record, const std::vector<core
     bool all_good = true;
     for (const auto& extent : record.extents)
         for (const auto& one : extent.replicas) {
-            all_good = all_good && is_good(one) && !one.recovering;
+            all_good = all_good && is_up_to_date(one) && !one.recovering;
             // Not created yet, but its node lives: it comes in a moment.
             const bool coming = !one.created && is_present(one, view, alive) && one.state != replica_state::failed;
             busy = busy || coming || is_repairable(one, view, alive);

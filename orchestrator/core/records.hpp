@@ -39,6 +39,10 @@ struct replica_record {
         false;  // up_to_date, but its host forgot writes: no source until it was made equal (core::proposal)
 };
 
+inline bool is_up_to_date(const replica_record& replica) {
+    return replica.state == replica_state::up_to_date;
+}
+
 struct extent_record {
     std::uint64_t size_bytes = 0;
     std::vector<replica_record> replicas;

@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::size_t id_prefix_min = 4;  // characters
 
-bool is_good(const replica_record& replica) {
-    return replica.state == replica_state::up_to_date;
-}
-
 /// The writer of a dead node, or one that an operator ends: as transitions::abandon, without being it.
 void end_writer(volume_record& record) {
     record.writer = node_name{};
@@ -48,7 +44,7 @@ result<volume_record> replace_replica(volume_record record, std::size_t extent, 
     extent_record& where = record.extents[extent];
     auto& replicas = where.replicas;
     if (std::none_of(replicas.begin(), replicas.end(),
-                     [](const replica_record& one) { return is_good(one) && one.created && !one.recovering; }))
+                     [](const replica_record& one) { return is_up_to_date(one) && one.created && !one.recovering; }))
         return error{errc::no_quorum,
                      fmt::format("volume '{}': extent {} has no up-to-date replica to fill another from",
                                  printable(record.name), extent)};
@@ -58,7 +54,7 @@ result<volume_record> replace_replica(volume_record record, std::size_t extent, 
         if (found == replicas.end())
             return error{errc::not_found,
                          fmt::format("volume '{}' has no replica {} (any more)", printable(record.name), old->str())};
-        if (is_good(*found)) return error{errc::conflict, describe(record, *found) + " is up to date and stays"};
+        if (is_up_to_date(*found)) return error{errc::conflict, describe(record, *found) + " is up to date and stays"};
         replicas.erase(found);
     } else if (replicas.size() >= record.replicas_wanted) {
         return error{errc::conflict, fmt::format("volume '{}': extent {} has its {} replicas already",
@@ -89,12 +85,13 @@ result<volume_record> replacement_attempts::decide(volume_record record) {
 
 std::string loss_by_forgetting(const volume_record& record, const node_name& node) {
     for (const auto& extent : record.extents) {
-        const bool there = std::any_of(extent.replicas.begin(), extent.replicas.end(),
-                                       [&](const replica_record& one) { return one.node == node && is_good(one); });
+        const bool there = std::any_of(extent.replicas.begin(), extent.replicas.end(), [&](const replica_record& one) {
+            return one.node == node && is_up_to_date(one);
+        });
         if (!there) continue;
         const auto left = static_cast<std::uint64_t>(std::count_if(
             extent.replicas.begin(), extent.replicas.end(),
-            [&](const replica_record& one) { return one.node != node && is_good(one) && !one.recovering; }));
+            [&](const replica_record& one) { return one.node != node && is_up_to_date(one) && !one.recovering; }));
         const bool others = std::any_of(extent.replicas.begin(), extent.replicas.end(),
                                         [&](const replica_record& one) { return one.node != node; });
         if (!others)
@@ -170,7 +167,7 @@ result<volume_record> recover_from(volume_record record, const replica_id& from,
                                          [&](const replica_record& one) { return one.id == from; });
         if (chosen == extent.replicas.end()) continue;
         for (const auto& one : extent.replicas)
-            if (is_good(one) && reachable.contains(one.id))
+            if (is_up_to_date(one) && reachable.contains(one.id))
                 return error{
                     errc::invalid_argument,
                     describe(record, one) + " is up to date and can be reached: nothing is to be recovered here"};
@@ -190,7 +187,7 @@ result<volume_record> recover_from(volume_record record, const replica_id& from,
                                     "lacks, which may be anything up to the whole file system,")};
         }
         for (auto& one : extent.replicas) {
-            if (is_good(one)) one.state = replica_state::outdated;
+            if (is_up_to_date(one)) one.state = replica_state::outdated;
             one.recovering = false;
         }
         chosen->state = replica_state::up_to_date;

@@ -13,10 +13,6 @@ namespace weft {
 
 namespace {
 
-bool is_up_to_date(const replica_record& replica) {
-    return replica.state == replica_state::up_to_date;
-}
-
 /// A source to go on from. A recovering replica is behind until it was made equal.
 bool has_everything(const replica_record& replica) {
     return is_up_to_date(replica) && !replica.recovering;

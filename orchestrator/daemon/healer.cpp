@@ -43,9 +43,7 @@ result<std::string> healer::replace(const replacement& what) {
     const auto done = env_.records.change(
         what.volume, what.id, [&](volume_record record) { return attempts.decide(std::move(record)); },
         [&](store_commit& change) {
-            if (what.old)
-                change.puts.push_back({trash_key(what.old->id), encode(trash_record{what.old->id, what.old->drive,
-                                                                                    what.old->node, what.volume})});
+            if (what.old) bury({*what.old}, what.volume, change);
         });
     if (done.has_error()) return done.error();
     WEFT_CRASH_POINT("repair.replaced");

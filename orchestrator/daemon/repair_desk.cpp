@@ -171,11 +171,7 @@ status repair_desk::strip(const cluster_view& view, const node_name& node, bool 
                 removed = std::move(done.removed);
                 return std::move(done.record);
             },
-            [&, volume_name = name](store_commit& change) {
-                for (const auto& one : removed)
-                    change.puts.push_back(
-                        {trash_key(one.id), encode(trash_record{one.id, one.drive, one.node, volume_name})});
-            });
+            [&, volume_name = name](store_commit& change) { bury(removed, volume_name, change); });
         if (changed.has_error()) {
             if (changed.error().code == errc::not_found) continue;  // removed meanwhile
             return changed.error();

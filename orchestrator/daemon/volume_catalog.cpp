@@ -47,12 +47,6 @@ std::vector<pool_drive> pool_of(const cluster_view& view) {
     return make_pool(drives, volumes);
 }
 
-void bury(const std::vector<replica_record>& replicas, const std::string& volume, store_commit& change) {
-    for (const auto& replica : replicas)
-        change.puts.push_back(
-            {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, volume})});
-}
-
 /// The extents of a placement: replicas that are born equal and are to be made.
 std::vector<extent_record> new_extents(const std::vector<std::uint64_t>& sizes,
                                        const std::vector<std::vector<placed_replica>>& places) {

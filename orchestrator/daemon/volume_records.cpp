@@ -47,6 +47,12 @@ result<versioned<volume_record>> volume_records::change(const std::string& name,
     return error{errc::conflict, fmt::format("the record of volume {} changes faster than it can be followed", name)};
 }
 
+void bury(const std::vector<replica_record>& replicas, const std::string& volume, store_commit& change) {
+    for (const auto& replica : replicas)
+        change.puts.push_back(
+            {trash_key(replica.id), encode(trash_record{replica.id, replica.drive, replica.node, volume})});
+}
+
 result<std::chrono::milliseconds> lease_remaining(store& source, const node_name& node) {
     TRY_ASSIGN(const auto leases, source.leases());
     for (const auto& one : leases)

@@ -38,6 +38,9 @@ private:
     cluster_cache& cache_;
 };
 
+/// These replicas of the volume become trash with that commit; their nodes delete the files.
+void bury(const std::vector<replica_record>& replicas, const std::string& volume, store_commit& change);
+
 /// Is this node's lease alive, seen from the store now? Errors: unavailable.
 result<std::chrono::milliseconds> lease_remaining(store& source, const node_name& node);
 
