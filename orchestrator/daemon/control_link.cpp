@@ -137,6 +137,8 @@ void control_link::on_hello(const core::hello_message& hello) {
     {
         const std::lock_guard lock(mutex_);
         wrong_server_ = hello.id != id_ || hello.epoch != epoch_;
+        // A volume server listens to one weftd at a time: we would take its own link's place.
+        if (wrong_server_) client_->retire();
     }
     changed_.notify_all();
 }
@@ -236,6 +238,7 @@ void control_link::server_exited() {
         const std::lock_guard lock(mutex_);
         exited_ = true;
     }
+    client_->retire();  // the next server listens at the same place, and is another link's
     changed_.notify_all();
 }
 

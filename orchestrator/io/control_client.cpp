@@ -57,9 +57,13 @@ public:
 
     ~impl() {
         INVARIANT(std::this_thread::get_id() != thread_.get_id(), "control_client destroyed by its own callback");
+        retire();
+        thread_.join();
+    }
+
+    void retire() {
         stopping_ = true;
         wake();
-        thread_.join();
     }
 
     bool send(const core::control_message& message) {
@@ -221,6 +225,9 @@ control_client::control_client(std::filesystem::path socket, callbacks handlers)
 control_client::~control_client() = default;
 bool control_client::send(const core::control_message& message) {
     return impl_->send(message);
+}
+void control_client::retire() {
+    impl_->retire();
 }
 bool control_client::connected() const {
     return impl_->connected();

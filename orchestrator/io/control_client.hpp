@@ -35,6 +35,9 @@ public:
     /// message is then dropped, the connection closed and opened anew). Any thread, callbacks included.
     bool send(const core::control_message& message);
 
+    /// Closes and never connects again. Does not wait; callbacks may still run. Any thread, callbacks included.
+    void retire();
+
     [[nodiscard]] bool connected() const;
 
 private:

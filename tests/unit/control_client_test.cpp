@@ -2,6 +2,7 @@
 #include "orchestrator/io/control_client.hpp"
 
 #include <doctest/doctest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -53,6 +54,11 @@ public:
         return ::read(peer_.get(), &c, 1) == 0;
     }
     void hang_up() { peer_.reset(); }
+    /// Waits longer than a client pauses between two attempts.
+    [[nodiscard]] bool another_came() const {
+        pollfd waiting{listener_.get(), POLLIN, 0};
+        return ::poll(&waiting, 1, 200) != 0;
+    }
 
 private:
     unique_fd listener_, peer_;
@@ -129,6 +135,26 @@ TEST_CASE("control_client: comes back after a loss, told once each way") {
         CHECK(heard.wait([&] { return heard.connections.size() == 2 * round; }));
     }
     CHECK(heard.connections == std::vector<bool>{true, false, true, false, true, false});
+}
+
+TEST_CASE("control_client: one that is retired leaves the place to another") {
+    const scratch where;
+    fake_server server{where.path / "control.sock"};
+    listener first, second;
+    control_client retired{where.path / "control.sock", first.handlers()};
+    server.accept();
+    REQUIRE(first.wait([&] { return first.connections == std::vector<bool>{true}; }));
+    retired.retire();
+    CHECK(server.peer_closed());
+    CHECK(first.wait([&] { return first.connections == std::vector<bool>{true, false}; }));
+    server.hang_up();
+    control_client next{where.path / "control.sock", second.handlers()};
+    server.accept();
+    REQUIRE(second.wait([&] { return second.connections == std::vector<bool>{true}; }));
+    CHECK_FALSE(retired.send(core::get_status_message{}));
+    CHECK(next.send(core::get_status_message{}));
+    CHECK(server.hear_line() == core::encode_control(core::get_status_message{}));
+    CHECK_FALSE(server.another_came());
 }
 
 TEST_CASE("control_client: a peer that speaks nonsense or never ends its line is not ours") {
