@@ -202,7 +202,7 @@ std::optional<std::string> number_of_path(const std::string& path) {
 constexpr std::string_view mapper_folder = "/dev/mapper/";
 
 /// Numbers for all that a table maps; device-mapper's own devices by name, so that no node needs to be there yet.
-result<device_numbers> numbers_for(visit& inside, const table& rows) {
+result<device_numbers> numbers_for(visit& inside, const raw_table& rows) {
     device_numbers numbers;
     for (const std::string& path : devices_of(rows)) {
         std::optional<std::string> number;
@@ -220,7 +220,7 @@ result<device_numbers> numbers_for(visit& inside, const table& rows) {
 
 /// What udev shall do with a device of ours. The parts of a volume are nobody's business: a leg of raid1 looks like the
 /// whole file system to blkid, and whoever opened it would keep us from removing it.
-std::uint16_t udev_flags(const step& it) {
+std::uint16_t udev_flags(const raw_step& it) {
     const auto who = parse_uuid(it.uuid);
     const bool volume =
         is_crypt_device(it.name, it.uuid) || (who.has_value() && who->role.what == device_role::part::volume);
@@ -231,7 +231,7 @@ class stepper {
 public:
     stepper(visit& inside, udev_cookie& cookie) : inside_(inside), cookie_(cookie) {}
 
-    status carry_out(const step& it) {
+    status carry_out(const raw_step& it) {
         TRY_ASSIGN(const auto there, info_of(inside_, it.name));
         if (there && there->uuid != it.uuid)
             return error{errc::conflict, fmt::format("the name belongs to UUID '{}' now", shown(there->uuid))};
@@ -250,28 +250,26 @@ public:
     }
 
 private:
-    status create(const step& it) {
+    status create(const raw_step& it) {
         request ask(inside_, DM_DEVICE_CREATE, it.name);
         return ask.set(dm_task_set_uuid(ask.get(), it.uuid.c_str())).run();
     }
 
-    status load(const step& it) {
-        TRY(check(it.rows));
+    status load(const raw_step& it) {
         TRY_ASSIGN(const device_numbers numbers, numbers_for(inside_, it.rows));
         request ask(inside_, DM_DEVICE_RELOAD, it.name);
-        const raw_table rows = *render_by_number(it.rows, numbers);
-        for (const raw_row& row : rows)
+        for (const raw_row& row : by_number(it.rows, numbers))
             ask.set(dm_task_add_target(ask.get(), row.start_sectors, row.length_sectors, row.type.c_str(),
                                        row.params.c_str()));
         return ask.run();
     }
 
-    status suspend(const step& it) {
+    status suspend(const raw_step& it) {
         request ask(inside_, DM_DEVICE_SUSPEND, it.name);
         return ask.set(dm_task_no_flush(ask.get())).set(dm_task_skip_lockfs(ask.get())).run();
     }
 
-    status resume(const step& it) {
+    status resume(const raw_step& it) {
         request ask(inside_, DM_DEVICE_RESUME, it.name);
         return ask.set(dm_task_set_read_ahead(ask.get(), DM_READ_AHEAD_AUTO, 0))
             .set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it)))
@@ -280,13 +278,13 @@ private:
 
     /// A device that was just closed may be open once more for a moment: udev looks at what was written. When it has
     /// nothing left to do and the device is still busy, somebody uses it.
-    status remove(const step& it) {
+    status remove(const raw_step& it) {
         const status first = try_remove(it);
         if (!first.has_error() || first.error().code != errc::busy || !wait_for_idle_udev(udev_limit)) return first;
         return try_remove(it);
     }
 
-    status try_remove(const step& it) {
+    status try_remove(const raw_step& it) {
         request ask(inside_, DM_DEVICE_REMOVE, it.name);
         return ask.set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it))).run();
     }
@@ -366,14 +364,14 @@ result<observation> driver::observe(const std::vector<volume_stack>& wanted,
     return there;
 }
 
-status driver::apply(const std::vector<step>& steps) {
+status driver::apply(const std::vector<raw_step>& steps) {
     TRY(look_for_kernel());
     visit inside;
     udev_cookie cookie;
     TRY(cookie.create());
     stepper hand(inside, cookie);
     status outcome;
-    for (const step& it : steps) {
+    for (const raw_step& it : steps) {
         outcome = hand.carry_out(it);
         if (outcome.has_error()) {
             outcome = outcome.error().within(fmt::format("{} {}", to_string(it.what), it.name));

@@ -4,9 +4,10 @@
 //
 // Threads. libdevmapper keeps its state in globals (control descriptor, log function, pending nodes), so every call
 // here holds one mutex of the process, `library_mutex`. Whoever else in the process comes to libdevmapper
-// (libcryptsetup does) holds it too. Calls block: a suspend waits for the I/O under way, which may wait for a replica
-// (R4); call from a thread that may wait. The event watch (dm_events.hpp) does not hold it. While a call runs,
-// libdevmapper's log function is ours; then it is the default again.
+// (libcryptsetup does) holds it too. `apply` waits for the I/O of what it works on, which may wait for a replica (R4):
+// a suspend for what is under way, the table of a raid set for its superblocks. So a daemon applies in a process of its
+// own (orchestrator/io/dm_process.hpp). The other calls ask for what the kernel knows. The event watch (dm_events.hpp)
+// does not hold the mutex. While a call runs, libdevmapper's log function is ours; then it is the default again.
 //
 // Suspend is with "noflush" and without "lockfs": I/O that comes in waits and none is failed, which is what a swap of
 // tables needs; freezing the file system is for snapshots, and could wait for a writer who waits for us.
@@ -25,6 +26,7 @@
 
 #include "dm-tables/core/plan.hpp"
 #include "dm-tables/core/status.hpp"
+#include "dm-tables/core/step_text.hpp"
 #include "nbd-backend/base/result.hpp"
 
 namespace weft::dm {
@@ -64,7 +66,7 @@ public:
     ///   busy              a device to be removed is open; udev was waited for
     ///   timed_out         all is done, but udev did not answer
     ///   invalid_argument, io_failed   the kernel refused; its log's words are in the text
-    static status apply(const std::vector<step>& steps);
+    static status apply(const std::vector<raw_step>& steps);
 
     /// Where udevd does not run: makes /dev/mapper nodes that a killed daemon did not come to make. Otherwise does
     /// nothing.

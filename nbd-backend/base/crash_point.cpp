@@ -17,6 +17,7 @@ namespace weft {
 namespace {
 
 constexpr std::size_t path_max = 512;
+pid_t victim = 0;  // 0: this process
 
 bool holds(const char* path, const char* name) noexcept {
     std::array<char, 128> text{};
@@ -40,8 +41,12 @@ void crash_point(const char* name) noexcept {
     std::memcpy(died.data(), path, length);
     std::memcpy(died.data() + length, suffix, sizeof suffix);
     if (std::rename(path, died.data()) != 0) return;  // another process was first
-    ::kill(::getpid(), SIGKILL);
+    ::kill(victim == 0 ? ::getpid() : victim, SIGKILL);
     for (;;) ::pause();
+}
+
+void crash_of_parent() noexcept {
+    victim = ::getppid();
 }
 
 }  // namespace weft

@@ -12,10 +12,14 @@
 #ifdef WEFT_CRASH_POINTS
 namespace weft {
 void crash_point(const char* name) noexcept;
+/// From now on a point kills this process's parent, which takes this one along (PR_SET_PDEATHSIG). Not thread-safe.
+void crash_of_parent() noexcept;
 }  // namespace weft
+#define WEFT_CRASH_OF_PARENT() ::weft::crash_of_parent()
 #define WEFT_CRASH_POINT(name) ::weft::crash_point(name)
 #define WEFT_CRASH_POINT_IF(condition, name) ((condition) ? ::weft::crash_point(name) : static_cast<void>(0))
 #else
+#define WEFT_CRASH_OF_PARENT() static_cast<void>(0)
 #define WEFT_CRASH_POINT(name) static_cast<void>(0)
 #define WEFT_CRASH_POINT_IF(condition, name) static_cast<void>(false && (condition))
 #endif

@@ -47,7 +47,8 @@ void plan_attachment(std::vector<action>& plan, const cluster_view& view, const 
     if (seen.server_alive && !seen.failed && seen.device_bytes > 0 && seen.device_bytes < record.size_bytes)
         plan.emplace_back(grow_device{seen.id, record.name});
     if (record.layout.mirrored && seen.server_alive && !seen.failed && is_serving(record, seen.engines) &&
-        (seen.wanted || seen.held || record.maintenance) && seen.legs != legs_of(record, seen.engines))
+        (seen.wanted || seen.held || record.maintenance) &&
+        (seen.legs != legs_of(record, seen.engines) || seen.legs_rate != record.resync_rate))
         plan.emplace_back(follow_legs{seen.id, record.name});
     if (seen.wanted || seen.held) return;
     if (record.maintenance && seen.server_alive && !seen.failed) return;  // volume_maintenance ends it

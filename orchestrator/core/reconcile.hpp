@@ -28,16 +28,17 @@ namespace weft {
 /// What is left of one attachment on this node: running, half made or half taken apart.
 struct observed_attachment {
     volume_id id;
-    std::uint64_t epoch = 0;         // 0: not known any more (nothing but remains)
-    bool server_alive = false;       // the volume server's process
-    bool failed = false;             // its engine said fenced or lost: it serves nothing any more
-    bool wanted = false;             // a container of the present dockerd or an administrator uses it
-    bool held = false;               // another mount namespace holds its file system
-    bool waits = false;              // its block device waits for the next volume server instead of failing
-    std::uint64_t device_bytes = 0;  // of its block device, if that can grow while it is used
-    std::optional<leg_table> legs;   // mirrored: those that the set was given; none: not known
+    std::uint64_t epoch = 0;                   // 0: not known any more (nothing but remains)
+    bool server_alive = false;                 // the volume server's process
+    bool failed = false;                       // its engine said fenced or lost: it serves nothing any more
+    bool wanted = false;                       // a container of the present dockerd or an administrator uses it
+    bool held = false;                         // another mount namespace holds its file system
+    bool waits = false;                        // its block device waits for the next volume server instead of failing
+    std::uint64_t device_bytes = 0;            // of its block device, if that can grow while it is used
+    std::optional<leg_table> legs;             // mirrored: those that the set was given; none: not known
+    std::uint64_t legs_rate = 0;               // mirrored: resync_rate that the set was given with them
     std::vector<core::engine_status> engines;  // as its volume server said last
-    bool at_work = false;            // a call works on it at this moment: it is here, and nothing else is known
+    bool at_work = false;  // a call works on it at this moment: it is here, and nothing else is known
 };
 
 struct observed_node {
@@ -97,7 +98,7 @@ struct grow_device {
     volume_id id;
     std::string volume;
 };
-/// Mirrored: device-mapper's set has other legs than the record says.
+/// Mirrored: device-mapper's set has other legs, or another limit for their resync, than the record says.
 struct follow_legs {
     volume_id id;
     std::string volume;

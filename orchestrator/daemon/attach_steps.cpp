@@ -21,12 +21,14 @@ namespace {
 
 constexpr std::chrono::seconds serving_wait{60};  // half of dockerd's patience with a Mount (docker-plugin facts, 3.2)
 constexpr std::chrono::minutes tool_wait{5};      // mkfs, resize2fs and the like
-constexpr std::chrono::seconds device_wait{20};   // nbdfuse and loop
+constexpr std::chrono::seconds device_wait{20};   // the volume server's answers, nbdfuse and loop
 constexpr std::chrono::seconds step_down_wait{20};         // each step down that can hang while the volume holds
 constexpr std::chrono::seconds maintenance_flush_wait{2};  // a mount may be waiting behind it
 constexpr std::chrono::seconds end_grace{2};               // between SIGTERM and SIGKILL of a volume server
 
-volume_shape shape_of(const volume_record& record, const attachment& of) {
+}  // namespace
+
+volume_shape attach_steps::shape_of(const volume_record& record, const attachment& of) {
     volume_shape shape{record.name, record.id, record.layout};
     for (const auto& extent : record.extents) shape.extent_sizes.push_back(extent.size_bytes);
     const auto link = of.current_link();
@@ -36,7 +38,10 @@ volume_shape shape_of(const volume_record& record, const attachment& of) {
     return shape;
 }
 
-}  // namespace
+result<std::string> attach_steps::stitch(const attachment& of, const volume_shape& shape,
+                                         const unique_fd& server) const {
+    return devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape, {device_wait, server.get()});
+}
 
 std::filesystem::path attach_steps::mount_target(const volume_id& id) const {
     return env_.options.state_dir / "mounts" / id.str();
@@ -128,7 +133,7 @@ void attach_steps::note_device(attachment& of) {
     of.device_bytes = seen.has_value() ? seen->growable_bytes : 1;
 }
 
-/// Tools that wait for the volume's I/O must end with its server: whoever replaces that has to get at the attachment.
+/// Whatever waits for the volume's I/O must end with its server: whoever replaces that has to get at the attachment.
 result<unique_fd> attach_steps::watch_server(const attachment& of) const {
     TRY_ASSIGN(const auto server, find_volume_server(env_.options.runtime_dir, of.id));
     if (!server) return error{errc::unavailable, "the volume server has ended"};
@@ -145,18 +150,17 @@ status attach_steps::grow_device(attachment& of, const volume_record& record) {
         note_device(of);
         return ok();
     }
-    // Most calls only bring sockets. What is above the device is left alone then: resize2fs syncs it, which waits if
-    // the server dies just now, and so would everybody who wants to replace that.
+    // Most calls only bring sockets. What is above the device is left alone then: resize2fs would sync it.
     bool above = true;
     {
         const std::lock_guard lock(of.state);
         if (before.growable_bytes < record.size_bytes) of.file_system_follows = false;
         above = !of.file_system_follows;
     }
-    TRY_ASSIGN(std::string device, devices_.attach(paths, shape_of(record, of), device_wait));
+    TRY_ASSIGN(std::string device, stitch(of, shape_of(record, of), server));
     WEFT_CRASH_POINT("grow.device-grown");
     if (above && before.unlocked) {
-        TRY_ASSIGN(device, devices_.unlock(shape_of(record, of), device));
+        TRY_ASSIGN(device, devices_.unlock(shape_of(record, of), device, server.get()));
     }
     if (above && !before.mount_points.empty())
         TRY(grow_filesystem(device, record.fs, mount_target(of.id), tool_wait, server.get()));
@@ -170,83 +174,6 @@ status attach_steps::grow_device(attachment& of, const volume_record& record) {
                          fmt::format("its device has {} now{}", render_size(record.size_bytes),
                                      before.mount_points.empty() ? "" : ", and so has its file system"));
     note_device(of);
-    return ok();
-}
-
-status attach_steps::follow_legs(attachment& of, const volume_record& record) {
-    const auto link = of.current_link();
-    if (!record.layout.mirrored || !link || link->epoch() != record.epoch || link->exited() || link->failed() ||
-        link->detaching() || link->latest().size() != record.extents.size())
-        return ok();
-    const auto shape = shape_of(record, of);
-    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape, device_wait));
-    WEFT_CRASH_POINT("legs.followed");
-    note_device(of);
-    {
-        const std::lock_guard lock(of.state);
-        of.legs = shape.legs;
-    }
-    return tell_legs(of, shape);
-}
-
-void attach_steps::look_at_legs(attachment& of) {
-    volume_shape shape;
-    {
-        const std::lock_guard lock(of.state);
-        if (!of.legs) return;
-        shape = {of.name, of.id, {}, {}, *of.legs};
-    }
-    auto looked = scrub_sets(of, shape);
-    if (looked.has_value() && any_rebuilding(shape.legs)) looked = tell_legs(of, shape);
-    if (looked.has_error())
-        log(log_level::warning, "legs", "cannot be looked at",
-            {{"volume", shape.name}, {"error", looked.error().text}});
-}
-
-/// With `operation` held, so nobody else steps.
-status attach_steps::scrub_sets(attachment& of, const volume_shape& shape) {
-    const auto view = env_.cache.view();
-    const auto* volume = find_volume(*view, of.id);
-    const auto link = of.current_link();
-    if (volume == nullptr || !link || link->epoch() != volume->record.epoch) return ok();
-    const std::uint64_t wanted = policy_of(volume->record).scrub;
-    std::vector<set_scrub> scrubs;
-    {
-        const std::lock_guard lock(of.state);
-        of.scrubs.resize(shape.legs.size());
-        scrubs = of.scrubs;
-    }
-    const bool any = std::any_of(scrubs.begin(), scrubs.end(), [&](const set_scrub& one) {
-        return one.status().running || wanted > one.status().serial;
-    });
-    if (!any) return ok();
-    TRY_ASSIGN(const auto sets, devices_.sets(shape));
-    std::vector<core::scrub_status> told;
-    for (std::size_t i = 0; i < std::min(sets.size(), scrubs.size()); ++i) {
-        TRY(devices_.order_set(shape, i, scrubs[i].step(sets[i], wanted)));
-        told.push_back(scrubs[i].status());
-    }
-    link->set_leg_scrubs(std::move(told));
-    const std::lock_guard lock(of.state);
-    of.scrubs = std::move(scrubs);
-    return ok();
-}
-
-/// What the engine must know it is told until the record shows it: it may have a reason not to act on it now.
-status attach_steps::tell_legs(attachment& of, const volume_shape& shape) {
-    const auto link = of.current_link();
-    if (!link) return ok();
-    TRY_ASSIGN(const auto reports, devices_.legs(shape));
-    std::map<replica_id, std::uint64_t> progress;
-    bool told = false;
-    for (const auto& one : reports) {
-        progress[one.replica] = one.done_bytes;
-        if (!one.event) continue;
-        link->tell_leg({one.extent, one.replica, *one.event});
-        told = true;
-    }
-    link->set_leg_progress(std::move(progress));
-    if (told) of.look_at_legs_again();
     return ok();
 }
 
@@ -383,54 +310,6 @@ void attach_steps::undo_attach(attachment& of, const volume_record& now) {
             {{"volume", now.name}, {"error", given_up.error().text}});
 }
 
-bool attach_steps::waits_for_server(const attachment& of) const {
-    const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
-    return seen.has_value() && seen->usable && seen->outlives_server;
-}
-
-result<std::optional<volume_record>> attach_steps::replace_if_it_waits(attachment& of, const volume_record& record) {
-    TRY_ASSIGN(const auto server, find_volume_server(env_.options.runtime_dir, of.id));
-    if (server || record.writer != env_.options.node || record.maintenance || !waits_for_server(of))
-        return std::optional<volume_record>{};
-    TRY_ASSIGN(auto now, replace_server(of, record.name));
-    return std::optional{std::move(now)};
-}
-
-result<volume_record> attach_steps::replace_server(attachment& of, const std::string& name) {
-    TRY_ASSIGN(auto now, put_next_server(of, name));
-    env_.events.emit(
-        severity::warning, "volume " + name,
-        fmt::format("its volume server was gone and was replaced, epoch {}; its users saw a pause", now.epoch));
-    return now;
-}
-
-result<volume_record> attach_steps::put_next_server(attachment& of, const std::string& name) {
-    TRY_ASSIGN(const auto config, read_attach_config(env_.options.runtime_dir, of.id));
-    const std::uint64_t old_epoch = config ? config->epoch : 0;
-    TRY_ASSIGN(const auto held, env_.records.read(name));
-    if (!held || held->record.id != of.id)
-        return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", name)};
-    const volume_record& before = held->record;
-    if (!replaces(before, env_.options.node, old_epoch))
-        return error{errc::stale_epoch,
-                     fmt::format("volume '{}' has another writer than epoch {} of this node", name, old_epoch)};
-    // An epoch that the record has and attach.json has not was taken by a weftd that was killed right then: no server
-    // ever had it, because attach.json is written before the server is started.
-    volume_record now = before;
-    if (before.epoch == old_epoch) {
-        TRY_ASSIGN(now, become_writer(before, false));
-    }
-    WEFT_CRASH_POINT("replace.recorded");
-    // Should what follows fail half-way, with the new server running: the device is looked at until it has its sockets.
-    of.look_at_device_again();
-    TRY(start_server(of, before, now));
-    TRY_ASSIGN(now, with_legs_of_today(std::move(now)));
-    TRY(devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(now, of), device_wait));
-    WEFT_CRASH_POINT("replace.connected");
-    note_device(of);
-    return now;
-}
-
 result<volume_record> attach_steps::begin_maintenance(attachment& of, const std::string& name,
                                                       const volume_records::decision& still_wanted) {
     if (!env_.lease.held())
@@ -448,20 +327,10 @@ result<volume_record> attach_steps::begin_maintenance(attachment& of, const std:
     return launched.error();
 }
 
-/// Fencing may have found that a leg is outdated (R2), and only the record says so.
-result<volume_record> attach_steps::with_legs_of_today(volume_record record) {
-    if (!record.layout.mirrored) return record;
-    TRY_ASSIGN(auto held, env_.records.read(record.name));
-    if (!held || held->record.id != record.id)
-        return error{errc::not_found, fmt::format("no such volume: '{}' (any more)", record.name)};
-    if (held->record.epoch != record.epoch)
-        return error{errc::stale_epoch, fmt::format("volume '{}' has another writer by now", record.name)};
-    return std::move(held->record);
-}
-
 result<std::string> attach_steps::ensure_device(attachment& of, const volume_record& as_attached) {
     TRY_ASSIGN(const auto record, with_legs_of_today(as_attached));
-    auto device = devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape_of(record, of), device_wait);
+    TRY_ASSIGN(const auto server, watch_server(of));
+    auto device = stitch(of, shape_of(record, of), server);
     note_device(of);
     return device;
 }
@@ -479,18 +348,18 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
     TRY_ASSIGN(const auto server, watch_server(of));
     TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
-    if (!seen.usable && !seen.devices.empty()) {
+    if (!seen.usable && !seen.suspended && !seen.devices.empty()) {
         // What carried the device is gone from under it: I/O there has failed, only a new stack helps.
         TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, true}));
     }
-    TRY_ASSIGN(const std::string whole, devices_.attach(paths, shape_of(record, of), device_wait));
+    TRY_ASSIGN(const std::string whole, stitch(of, shape_of(record, of), server));
     WEFT_CRASH_POINT("mount.device-made");
-    TRY_ASSIGN(const std::string device, devices_.unlock(shape_of(record, of), whole));
+    TRY_ASSIGN(const std::string device, devices_.unlock(shape_of(record, of), whole, server.get()));
     if (seen.mount_points.empty() || !seen.usable) {
         // Holes of a new encrypted volume are noise in clear, which blkid must not take for anything.
-        if (record.encrypt && !record.formatted) TRY(blank_clear_device(device));
+        if (record.encrypt && !record.formatted) TRY(blank_clear_device(device, server.get()));
         const auto made =
-            ensure_filesystem(device, record.formatted, record.fs, record.fs_uuid, tool_wait, server.get());
+            ensure_filesystem_on_volume(device, record.formatted, record.fs, record.fs_uuid, tool_wait, server.get());
         if (made.has_error()) return made.error();
         WEFT_CRASH_POINT("mount.formatted");
         if (!record.formatted) {
@@ -503,7 +372,7 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
         }
     }
     WEFT_CRASH_POINT("mount.format-recorded");
-    TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id)));
+    TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id), server.get()));
     WEFT_CRASH_POINT("mount.mounted");
     // It may have grown while nobody used it. A volume of one segment never did.
     if (record.layout.stripes.size() > 1)

@@ -50,6 +50,8 @@ public:
     };
     result<attached> ensure_attached(attachment& of, const volume_record& record, bool force);
 
+    /// Has the volume server ended? Then what failed may only have failed because of that.
+    [[nodiscard]] bool lost_server(const attachment& of) const;
     /// Does the volume's block device wait for the next volume server, instead of failing what its users ask?
     [[nodiscard]] bool waits_for_server(const attachment& of) const;
     /// The server is dead under a device that waits: a new epoch (R1: a server that is started again is a new writer),
@@ -87,7 +89,8 @@ public:
     /// Can this node mount it at all? To be asked before anything is changed. Errors: unsupported.
     [[nodiscard]] status check_mountable(const attachment& of, const volume_record& record) const;
     /// Block device, file system, mount. Returns the container's path. Errors: corrupt when the file system or LUKS
-    /// header found there must not be touched; unavailable (no key, or the wrong one); io_failed, timed_out.
+    /// header found there must not be touched; unavailable (no key, the wrong one; the volume server died meanwhile);
+    /// io_failed, timed_out.
     result<std::string> ensure_mounted(attachment& of, const volume_record& record);
 
     /// Down, whatever the state is: in order if the server lives and is ours, by force if it is dead. Does not ask
@@ -121,6 +124,10 @@ public:
     [[nodiscard]] std::filesystem::path mount_target(const volume_id& id) const;
 
 private:
+    static volume_shape shape_of(const volume_record& record, const attachment& of);
+    /// The block device; nothing above it. `server`: a pidfd of the volume server.
+    [[nodiscard]] result<std::string> stitch(const attachment& of, const volume_shape& shape,
+                                             const unique_fd& server) const;
     result<std::optional<volume_record>> replace_if_it_waits(attachment& of, const volume_record& record);
     result<volume_record> put_next_server(attachment& of, const std::string& name);
     status check_restart(attachment& of, const volume_record& record);

@@ -42,6 +42,7 @@ struct attachment {
     std::uint64_t device_bytes = 0;    // of a device that can grow while it is used; 0: none, 1: not looked at yet
     bool file_system_follows = false;  // what is above the device has all of it, as far as this weftd knows
     std::optional<leg_table> legs;     // mirrored: those that the set was given last; none: to be looked at
+    std::uint64_t legs_rate = 0;       // mirrored: resync_rate that the set was given with them
     std::vector<set_scrub> scrubs;     // mirrored: of each extent
     std::string mountpoint;            // "<mount>/data" while mounted, else empty
     std::optional<std::chrono::nanoseconds> idle_since;  // only suspect references are left since then

@@ -14,6 +14,9 @@
 #include "orchestrator/daemon/daemon.hpp"
 #include "orchestrator/daemon/log.hpp"
 #include "orchestrator/io/atomic_file.hpp"
+#include "orchestrator/io/dm_process.hpp"
+#include "orchestrator/io/filesystem.hpp"
+#include "orchestrator/io/helper_process.hpp"
 #include "orchestrator/io/luks_process.hpp"
 #include "orchestrator/io/unit_start.hpp"
 
@@ -62,7 +65,7 @@ void print_help(const po::options_description& arguments) {
 int run(int argc, char** argv) {
     po::options_description arguments("Options");
     std::string config, stem;
-    std::vector<std::string> luks;
+    std::vector<std::string> words;
     unsigned patience_s = 0;
     auto add = arguments.add_options();
     add("config,c", po::value(&config)->value_name("FILE"), "the config file");
@@ -70,7 +73,8 @@ int run(int argc, char** argv) {
     add("let-go", po::value(&patience_s)->value_name("SECONDS"),
         "in place of a weftd that has ended, as the machine goes down: detach every volume of this node, end");
     add("launch", po::value(&stem)->value_name("STEM"), "for systemd's units: become the server of STEM.start");
-    add("luks", po::value(&luks)->multitoken()->value_name("WORDS"), "for weftd itself: one call of libcryptsetup");
+    add("helper", po::value(&words)->multitoken()->value_name("WORDS"),
+        "for weftd itself: one piece of work on a volume's device");
     add("help,h", "this text");
     add("version", "the version");
     po::variables_map given;
@@ -93,7 +97,9 @@ int run(int argc, char** argv) {
         weft::log(weft::log_level::error, "launch", "cannot become the server", {{"error", failed.text}});
         return exit_failed;
     }
-    if (given.count("luks") != 0) return weft::luks_main(luks);
+    if (given.count("helper") != 0)
+        return weft::helper_main(
+            {{"dm", weft::dm_helper}, {"format", weft::format_helper}, {"luks", weft::luks_helper}}, words);
     if (config.empty()) return usage_error("--config FILE is missing (see weftd --help)");
     const auto options = load_options(config);
     if (options.has_error()) return usage_error(weft::printable(config, 200) + ": " + options.error().text);

@@ -27,6 +27,7 @@ constexpr std::chrono::seconds suspect_grace{10};
 // A dead container's mount namespace ends a moment after dockerd's Unmount, and no event tells of it.
 constexpr std::chrono::milliseconds namespace_end_wait{2000};
 constexpr std::chrono::milliseconds namespace_look_pause{50};
+constexpr int servers_per_mount = 3;  // one after another
 
 error no_such_volume(const std::string& name) {
     return error{errc::not_found, fmt::format("no such volume: '{}'", printable(name))};
@@ -115,11 +116,25 @@ result<volume_record> volume_keeper::record_for(const std::string& name, bool fo
     return cached->second.record;
 }
 
+/// A volume server may die under a step that waits for it; ensure_attached puts another one in its place, and the steps
+/// find what is there.
+result<std::string> volume_keeper::mount_attached(attachment& of, const volume_record& as_attached) {
+    auto where = steps_.ensure_mounted(of, as_attached);
+    for (int servers = 1; where.has_error() && servers < servers_per_mount && steps_.lost_server(of); ++servers) {
+        log(log_level::warning, "volumes", "its volume server died during a mount",
+            {{"volume", as_attached.name}, {"error", where.error().text}});
+        TRY_ASSIGN(const auto now, record_for(as_attached.name, false));
+        TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, now, false));
+        where = steps_.ensure_mounted(of, attached.record);
+    }
+    return where;
+}
+
 result<std::string> volume_keeper::mount_locked(attachment& of, const volume_record& record,
                                                 const std::string& mount_id) {
     TRY(steps_.check_mountable(of, record));
     TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, record, false));
-    auto where = steps_.ensure_mounted(of, attached.record);
+    auto where = mount_attached(of, attached.record);
     if (where.has_value()) {
         auto uses = uses_of(of);
         uses.refs.add(mount_id);
@@ -371,6 +386,7 @@ observed_attachment volume_keeper::observe_one(attachment& of) {
     const std::lock_guard lock(of.state);
     seen.device_bytes = of.device_bytes;
     seen.legs = of.legs;
+    seen.legs_rate = of.legs_rate;
     return seen;
 }
 
@@ -485,22 +501,23 @@ status volume_keeper::do_tear_down(const tear_down_fenced& what) {
     return ok();
 }
 
-status volume_keeper::do_grow(const grow_device& what) {
-    const auto of = env_.table.entry(what.id);
+/// One step for an attachment that nobody works on, by the record of this moment.
+status volume_keeper::adjust(const volume_id& id, const std::string& name,
+                             status (attach_steps::*step)(attachment&, const volume_record&)) {
+    const auto of = env_.table.entry(id);
     const std::unique_lock operation(of->operation, std::try_to_lock);
     if (!operation.owns_lock()) return ok();
-    TRY_ASSIGN(const auto held, env_.records.read(what.volume));
-    if (!held || held->record.id != what.id) return ok();
-    return steps_.grow_device(*of, held->record);
+    TRY_ASSIGN(const auto held, env_.records.read(name));
+    if (!held || held->record.id != id) return ok();
+    return (steps_.*step)(*of, held->record);
+}
+
+status volume_keeper::do_grow(const grow_device& what) {
+    return adjust(what.id, what.volume, &attach_steps::grow_device);
 }
 
 status volume_keeper::do_follow_legs(const follow_legs& what) {
-    const auto of = env_.table.entry(what.id);
-    const std::unique_lock operation(of->operation, std::try_to_lock);
-    if (!operation.owns_lock()) return ok();
-    TRY_ASSIGN(const auto held, env_.records.read(what.volume));
-    if (!held || held->record.id != what.id) return ok();
-    return steps_.follow_legs(*of, held->record);
+    return adjust(what.id, what.volume, &attach_steps::follow_legs);
 }
 
 status volume_keeper::do_replace_server(const replace_server& what) {

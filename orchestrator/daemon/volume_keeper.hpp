@@ -63,7 +63,10 @@ public:
 
 private:
     result<volume_record> record_for(const std::string& name, bool force);
+    result<std::string> mount_attached(attachment& of, const volume_record& as_attached);
     result<std::string> mount_locked(attachment& of, const volume_record& record, const std::string& mount_id);
+    status adjust(const volume_id& id, const std::string& name,
+                  status (attach_steps::*step)(attachment&, const volume_record&));
     status go_down_when_free(attachment& of, std::chrono::nanoseconds deadline);
     status go_down_by(attachment& of, std::chrono::nanoseconds deadline);
     [[nodiscard]] bool count_as_used(attachment& of, bool held);

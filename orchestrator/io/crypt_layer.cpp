@@ -12,6 +12,7 @@
 #include "dm-tables/io/dm_driver.hpp"
 #include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/base/units.hpp"
+#include "orchestrator/io/dm_process.hpp"
 #include "orchestrator/io/filesystem.hpp"
 #include "orchestrator/io/luks_process.hpp"
 #include "orchestrator/io/process.hpp"
@@ -29,8 +30,8 @@ constexpr std::size_t blanked_bytes = mib;
 class unlocker {
 public:
     unlocker(const daemon_options& options, const volume_shape& shape, const dm::observed_device& top,
-             std::string device)
-        : options_(options), shape_(shape), top_(top) {
+             std::string device, int server)
+        : options_(options), shape_(shape), top_(top), server_(server) {
         luks_ = {std::move(device), shape.encryption->luks_uuid, dm::crypt_name(top.name)};
     }
 
@@ -50,21 +51,8 @@ public:
 
 private:
     status open() {
-        // Held from the look to the last write, as for mkfs: nobody else formats in between.
-        const unique_fd fd{::open(luks_.device.c_str(), O_RDWR | O_CLOEXEC)};
-        if (!fd) return errno_error(errno, fmt::format("open {}", luks_.device));
-        TRY(lock_device(fd.get(), luks_.device));
-        TRY_ASSIGN(const auto found, probe_device(luks_.device));
-        const auto plan = plan_format(shape_.encryption->formatted, {"crypto_LUKS", luks_.uuid, "LUKS header"}, found);
-        if (plan.action == format_action::refuse) return error{errc::corrupt, plan.reason};
         TRY_ASSIGN(const auto key, read_volume_key(options_, shape_.name, shape_.id));
-        if (plan.action == format_action::format) {
-            TRY(call(luks_verb::format, key));
-            WEFT_CRASH_POINT("kernel.crypt-formatted");
-        }
-        TRY(call(luks_verb::open, key));
-        WEFT_CRASH_POINT("kernel.crypt-opened");
-        return ok();
+        return call(shape_.encryption->formatted ? luks_verb::open : luks_verb::open_new, key);
     }
 
     status resize(const dm::observed_device& clear) {
@@ -77,8 +65,8 @@ private:
     }
 
     status call(luks_verb verb, const encryption_key& key) {
-        auto done = run_luks(verb, luks_, key.bytes, luks_wait);
-        if (done.has_error() && done.error().code == errc::unavailable)
+        auto done = run_luks(verb, luks_, key.bytes, luks_wait, server_);
+        if (done.has_error() && done.error().code == errc::unavailable && !has_ended(server_))
             return error{errc::unavailable,
                          fmt::format("{}; it came from {}; nothing was changed", done.error().text, key.source)};
         return done;
@@ -87,12 +75,16 @@ private:
     const daemon_options& options_;
     const volume_shape& shape_;
     const dm::observed_device& top_;
+    const int server_;
     dm::luks_volume luks_;
 };
 
-/// In a child: zeroes both ends and makes that durable.
-int call_blank(int fd, const void*) {
+/// In a child (run_isolated): zeroes both ends and makes that durable.
+int call_blank(int, const void* argument) {
     static constexpr std::array<char, 64 * kib> zeros{};
+    // O_EXCL: refused while it is mounted or mapped (open(2)).
+    const int fd = ::open(static_cast<const char*>(argument), O_RDWR | O_EXCL | O_CLOEXEC);
+    if (fd < 0) return errno;
     const off_t size = ::lseek(fd, 0, SEEK_END);
     if (size < 0) return errno;
     const off_t end = size;
@@ -110,26 +102,23 @@ int call_blank(int fd, const void*) {
 }  // namespace
 
 result<std::string> unlock_device(const daemon_options& options, const kernel_scope& scope, const volume_shape& shape,
-                                  const std::string& device) {
+                                  const std::string& device, int server) {
     TRY_ASSIGN(const auto found, observe_volume(scope, shape.id, {}));
     const auto* top = find_top(found);
     if (top == nullptr || !top->active)
         return error{errc::busy, fmt::format("device {} of volume '{}' went away", device, shape.name)};
-    return unlocker(options, shape, *top, device).run(dm::find_crypt(found, top->name));
+    return unlocker(options, shape, *top, device, server).run(dm::find_crypt(found, top->name));
 }
 
-status blank_clear_device(const std::string& device) {
-    // O_EXCL: refused while it is mounted or mapped (open(2)).
-    unique_fd fd{::open(device.c_str(), O_RDWR | O_EXCL | O_CLOEXEC)};
-    if (!fd) return errno_error(errno, fmt::format("open {}", device));
-    return run_isolated({call_blank, nullptr, std::move(fd)}, fmt::format("blank {}", device), blank_wait);
+status blank_clear_device(const std::string& device, int server) {
+    return run_isolated({call_blank, device.c_str(), {}, server}, fmt::format("blank {}", device), blank_wait);
 }
 
 status remove_clear_device(const kernel_scope& scope, const volume_id& id) {
     TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
     for (const auto& device : found.devices)
         if (dm::is_crypt_device(device.name, device.uuid))
-            TRY(dm::driver::apply({{dm::step::verb::remove, device.name, device.uuid, {}}}));
+            TRY(apply_steps({{dm::step::verb::remove, device.name, device.uuid, {}}}, no_server));
     return ok();
 }
 

@@ -29,11 +29,11 @@ namespace weft {
 
 /// As volume_devices::unlock. Precondition: shape.encryption.
 result<std::string> unlock_device(const daemon_options& options, const kernel_scope& scope, const volume_shape& shape,
-                                  const std::string& device);
+                                  const std::string& device, int server);
 
 /// Zeroes where signatures live (1 MiB at both ends) of a clear device that no container has seen. Errors: busy (it is
-/// mounted or otherwise in use), timed_out, io_failed.
-status blank_clear_device(const std::string& device);
+/// mounted or otherwise in use), timed_out, io_failed; unavailable when `server` (a pidfd) has ended.
+status blank_clear_device(const std::string& device, int server);
 
 /// The clear device goes, if there is one. Errors: busy (it is open).
 status remove_clear_device(const kernel_scope& scope, const volume_id& id);

@@ -4,7 +4,7 @@
 // The law: format if and only if the record says "never formatted" AND blkid finds nothing at all - or finds exactly
 // the file system whose UUID the record minted for this volume, which can only be our own mkfs that was killed before
 // the record learned of it and that no container has seen (the record says "formatted" before the first mount is handed
-// out). Everything else is refused in words that name what was found. A read error is an error, never "nothing".
+// out). Everything else is refused in words that name what was found.
 // The probe, the decision and mkfs happen under one exclusive flock of the device (the rule by which systemd-udevd
 // keeps away: systemd.io/BLOCK_DEVICE_LOCKING), so that nobody formats between look and act. mkfs dies with its caller.
 // plan_format is pure; the rest blocks (mkfs: seconds) and needs root.
@@ -17,22 +17,10 @@
 
 #include "nbd-backend/base/result.hpp"
 #include "orchestrator/core/records.hpp"
+#include "orchestrator/io/device_probe.hpp"
 #include "orchestrator/io/mountinfo.hpp"
 
 namespace weft {
-
-/// What blkid sees on a device.
-struct probe_result {
-    bool empty = false;       // really nothing: no file system, RAID, swap, partition table, nor an ambivalent mixture
-    bool ambivalent = false;  // several signatures at once
-    std::string type;  // "ext4", "xfs", "swap", "LVM2_member", "dos" (partition table) ...; "" if empty/ambivalent
-    std::string uuid;  // of a file system; may be empty
-    std::string label;
-    bool partition_table = false;
-};
-
-/// Low-level probe of superblocks and partition tables, no cache. Errors: io_failed (also for read errors), not_found.
-result<probe_result> probe_device(const std::filesystem::path& device);
 
 /// Takes the exclusive flock of an open device; it goes with the descriptor. Errors: busy (held by somebody for more
 /// than 5 s), io_failed.
@@ -55,30 +43,37 @@ struct wanted_signature {
 format_plan plan_format(bool record_formatted, const wanted_signature& wanted, const probe_result& found);
 format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs_uuid, const probe_result& found);
 
-/// Takes the exclusive flock of an open block device. Errors: busy after 5 s.
-status lock_device(int fd, const std::string& device);
-
 enum class format_outcome : std::uint8_t { made, already };
 
 /// Locks the device, probes, decides by plan_format, runs mkfs if so decided, probes again. Returns `already` when the
 /// record says formatted and the file system is there. Errors: busy (locked by somebody for more than 5 s), corrupt
-/// (refused; the text says why), timed_out, io_failed; unavailable when `server` (a pidfd, or -1) ended meanwhile: only
-/// when somebody has replaced that will the device answer, and that may be who waits here.
+/// (refused; the text says why), timed_out, io_failed.
 result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bool record_formatted, fs_type fs,
                                          const std::string& fs_uuid,
-                                         std::chrono::milliseconds timeout = std::chrono::minutes(5), int server = -1);
+                                         std::chrono::milliseconds timeout = std::chrono::minutes(5));
+
+/// The same by a helper (helper_process.hpp), since a volume's device waits for its replicas, even when it is opened or
+/// closed. Errors: also unavailable when `server` (a pidfd, or -1) ended meanwhile: only when somebody has replaced
+/// that will the device answer, and that may be who waits here.
+result<format_outcome> ensure_filesystem_on_volume(const std::filesystem::path& device, bool record_formatted,
+                                                   fs_type fs, const std::string& fs_uuid,
+                                                   std::chrono::milliseconds timeout, int server);
+
+/// The helper "format".
+result<std::string> format_helper(const std::vector<std::string>& words);
 
 /// Mounts `device` at `target` (made if absent, mode 0700) and makes `<target>/data` (0755, root: Docker's copy-up sets
 /// the owner). Idempotent: success when this very device is mounted there already. The mount is nothing special
 /// (exec, suid, dev as the file system says: it is a container's data); ext4 gets errors=remount-ro, so that a damaged
 /// file system stops instead of damaging itself further. Returns the path of `data`. Errors: busy when something else
-/// is mounted at target; io_failed, with the last words of the kernel where it tells.
+/// is mounted at target; io_failed, with the last words of the kernel where it tells; unavailable as
+/// ensure_filesystem_on_volume.
 result<std::string> mount_filesystem(const std::filesystem::path& device, fs_type fs,
-                                     const std::filesystem::path& target);
+                                     const std::filesystem::path& target, int server = -1);
 
 /// Lets the mounted file system have all of its device: ext4 by resize2fs(8), xfs by xfs_growfs(8), both online.
 /// Nothing happens when it has it already, so it may be repeated after a kill. Errors: timed_out, io_failed with the
-/// tool's last words; unavailable as ensure_filesystem.
+/// tool's last words; unavailable as ensure_filesystem_on_volume.
 status grow_filesystem(const std::filesystem::path& device, fs_type fs, const std::filesystem::path& target,
                        std::chrono::milliseconds timeout = std::chrono::minutes(5), int server = -1);
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <set>
 
 #include "dm-tables/core/crypt_device.hpp"
@@ -15,9 +16,10 @@
 #include "nbd-backend/base/units.hpp"
 #include "orchestrator/core/nbd_identity.hpp"
 #include "orchestrator/io/crypt_layer.hpp"
+#include "orchestrator/io/dm_process.hpp"
 #include "orchestrator/io/filesystem.hpp"
 #include "orchestrator/io/mirror_legs.hpp"
-#include "orchestrator/io/nbd_device.hpp"
+#include "orchestrator/io/process.hpp"
 
 namespace weft {
 
@@ -56,6 +58,7 @@ using std::chrono::milliseconds;
 
 /// A plan needs two rounds at most (plan.hpp, P1); one more for a device that udev was just looking at.
 constexpr int rounds_max = 4;
+constexpr std::chrono::seconds node_wait{60};
 /// The command itself takes a moment; that the device is not free then is because device-mapper has it open.
 constexpr milliseconds cut_wait{500};
 
@@ -96,14 +99,15 @@ bool stops(const dm::report& report) {
 }
 
 /// Plans and carries out until nothing is left to do. Errors: busy, with the plan's words.
-status converge(const kernel_scope& scope, const volume_id& id, const std::vector<dm::volume_stack>& wanted) {
+status converge(const kernel_scope& scope, const volume_id& id, const std::vector<dm::volume_stack>& wanted,
+                int server) {
     for (int round = 0; round < rounds_max; ++round) {
         TRY_ASSIGN(const auto found, observe_volume(scope, id, wanted));
         const auto plan = dm::make_plan(wanted, found, scope.scope);
         for (const auto& report : plan.reports)
             if (stops(report)) return error{errc::busy, report.text};
         if (plan.steps.empty() && !plan.more) return ok();
-        TRY(dm::driver::apply(plan.steps));
+        TRY(apply_steps(plan.steps, server));
         WEFT_CRASH_POINT("kernel.dm-applied");
     }
     return error{errc::busy, "device-mapper's devices of the volume do not come to rest; somebody else changes them"};
@@ -130,16 +134,11 @@ result<std::vector<dm::layout_segment>> connect_extents(const kernel_scope& scop
     for (const auto stripes : shape.layout.stripes) {
         dm::layout_segment segment;
         for (std::uint32_t i = 0; i < stripes; ++i, ++extent) {
-            nbd_spec spec;
-            spec.socket = paths.nbd_socket;
-            spec.export_name = fmt::format("extent/{}", extent);
-            TRY_ASSIGN(spec.backend, mark_of(scope, shape.id, extent));
-            spec.bytes = shape.extent_sizes[extent];
-            spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
-            spec.handshake_timeout = timeout;
-            auto made = connect_nbd(spec);
+            TRY_ASSIGN(auto mark, mark_of(scope, shape.id, extent));
+            const std::uint64_t bytes = shape.extent_sizes[extent];
+            auto made = connect_export(paths, fmt::format("extent/{}", extent), std::move(mark), bytes, timeout);
             if (made.has_error()) return made.error().within(fmt::format("connect extent {} to nbd", extent));
-            segment.extents.push_back({made->device.device, spec.bytes, dm::leg_state::up_to_date});
+            segment.extents.push_back({made->device, bytes, dm::leg_state::up_to_date});
             WEFT_CRASH_POINT("kernel.nbd-connected");
         }
         segments.push_back(std::move(segment));
@@ -162,7 +161,48 @@ bool is_sound(const std::string& number, const dm::observation& found, const std
     return false;
 }
 
+/// What a helper leaves that is killed between a suspend and its resume: nothing under the device would move. A table
+/// that was loaded and never ran is not to run now.
+status let_go_on(const dm::observation& found) {
+    std::vector<dm::step> steps;
+    for (const auto& device : found.devices) {
+        if (!device.suspended || !device.active) continue;
+        if (device.inactive) steps.push_back({dm::step::verb::clear, device.name, device.uuid, {}});
+        steps.push_back({dm::step::verb::resume, device.name, device.uuid, {}});
+    }
+    return steps.empty() ? ok() : apply_steps(steps, no_server);
+}
+
+/// The device is there, but its node is udev's to make, which looks at the device first. Whoever made the device has
+/// waited for that, unless it was killed.
+status await_node(const std::string& device, int server) {
+    std::error_code failed;
+    if (std::filesystem::exists(device, failed)) return ok();
+    run_request settle{
+        {"udevadm", "settle", "--exit-if-exists=" + device, fmt::format("--timeout={}", node_wait.count())},
+        node_wait + node_wait};
+    settle.give_up_fd = server;
+    auto settled = run(settle);
+    if (settled.has_error()) return settled.error().within("wait for " + device);
+    if (std::filesystem::exists(device, failed)) return ok();
+    return error{errc::timed_out, fmt::format("udev has not made {} (udevadm settle: exit code {}); does udevd run?",
+                                              device, settled->exit_code)};
+}
+
 }  // namespace
+
+result<nbd_device> connect_export(const volume_paths& paths, std::string export_name, std::string mark,
+                                  std::uint64_t bytes, milliseconds timeout) {
+    nbd_spec spec;
+    spec.socket = paths.nbd_socket;
+    spec.export_name = std::move(export_name);
+    spec.backend = std::move(mark);
+    spec.bytes = bytes;
+    spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
+    spec.handshake_timeout = timeout;
+    TRY_ASSIGN(auto made, connect_nbd(spec));
+    return std::move(made.device);
+}
 
 status kernel_attach_possible() {
     TRY(load_nbd_module());
@@ -202,15 +242,19 @@ result<volume_device_state> observe_kernel(const kernel_scope& scope, const volu
     if (top->active) state.growable_bytes = dm::length_sectors(*top->active) * dm::sector_bytes;
     std::set<std::string> numbers;
     for (const auto& device : connected) numbers.insert(render_number(device.numbers));
-    state.usable = !top->suspended && is_sound(top->number, found, numbers);
+    state.usable = is_sound(top->number, found, numbers);
+    bool suspended = top->suspended;
     if (const auto* clear = dm::find_crypt(found, top->name); clear != nullptr) {
         state.unlocked = true;
         state.devices.push_back(parse_number(clear->number));
         const auto reach = clear->active ? dm::crypt_reach_sectors(*clear->active) : std::nullopt;
         // A device that has grown under a clear one that has not yet is as small as that.
         if (reach) state.growable_bytes = std::min(state.growable_bytes, *reach * dm::sector_bytes);
-        state.usable = state.usable && reach.has_value() && !clear->suspended;
+        state.usable = state.usable && reach.has_value();
+        suspended = suspended || clear->suspended;
     }
+    state.suspended = state.usable && suspended;
+    state.usable = state.usable && !suspended;
     TRY_ASSIGN(const auto mounts, read_own_mounts());
     for (const auto& mount : mounts)
         if (std::find(state.devices.begin(), state.devices.end(), mount.device) != state.devices.end())
@@ -219,19 +263,20 @@ result<volume_device_state> observe_kernel(const kernel_scope& scope, const volu
 }
 
 result<std::string> attach_kernel(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
-                                  milliseconds timeout) {
+                                  const attach_wait& wait) {
     TRY(kernel_attach_possible());
     auto layout = layout_of(scope, shape);
     if (shape.layout.mirrored) {
         TRY_ASSIGN(const auto found, observe_volume(scope, shape.id, {}));
-        TRY_ASSIGN(layout.segments, connect_legs(scope, paths, shape, found, timeout));
+        TRY_ASSIGN(layout.segments, connect_legs(scope, paths, shape, found, wait));
     } else {
-        TRY_ASSIGN(layout.segments, connect_extents(scope, paths, shape, timeout));
+        TRY_ASSIGN(layout.segments, connect_extents(scope, paths, shape, wait.timeout));
     }
     TRY_ASSIGN(auto stack, dm::make_volume_stack(layout));
     std::string device = dm::node_path(stack.top().name);
-    TRY(converge(scope, shape.id, {std::move(stack)}));
-    if (shape.layout.mirrored) TRY(release_legs(scope, shape, timeout));
+    TRY(converge(scope, shape.id, {std::move(stack)}, wait.server));
+    TRY(await_node(device, wait.server));
+    if (shape.layout.mirrored) TRY(release_legs(scope, shape, wait.timeout));
     return device;
 }
 
@@ -250,12 +295,16 @@ status teardown_kernel(const kernel_scope& scope, const volume_id& id, const tea
     if (!state.devices.empty())
         TRY(refuse_foreign_mounts(state, options.mount_point,
                                   fmt::format("device {}", render_number(state.devices.front()))));
+    if (dm_is_loaded()) {
+        TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
+        TRY(let_go_on(found));
+    }
     if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
     WEFT_CRASH_POINT("kernel.unmounted");
     if (dm_is_loaded()) {
         TRY(remove_clear_device(scope, id));
         WEFT_CRASH_POINT("kernel.crypt-gone");
-        TRY(converge(scope, id, {}));
+        TRY(converge(scope, id, {}, no_server));
     }
     WEFT_CRASH_POINT("kernel.dm-gone");
     for (const auto& device : connected) TRY(disconnect_nbd(device, options.timeout));

@@ -20,6 +20,7 @@
 #include "dm-tables/core/plan.hpp"
 #include "nbd-backend/base/ids.hpp"
 #include "nbd-backend/base/result.hpp"
+#include "orchestrator/io/nbd_device.hpp"
 #include "orchestrator/io/volume_device.hpp"
 
 namespace weft {
@@ -36,6 +37,10 @@ result<dm::observation> observe_volume(const kernel_scope& scope, const volume_i
 /// The volume's own device among those, or null.
 const dm::observed_device* find_top(const dm::observation& found);
 
+/// An nbd device with this mark over an export of `bytes` of the volume server. Errors: as connect_nbd.
+result<nbd_device> connect_export(const volume_paths& paths, std::string export_name, std::string mark,
+                                  std::uint64_t bytes, std::chrono::milliseconds timeout);
+
 /// Can this kernel do it? Loads the modules. Errors: unavailable, saying what is missing and what to do.
 status kernel_attach_possible();
 
@@ -45,7 +50,7 @@ result<std::vector<volume_id>> volumes_in_kernel(const kernel_scope& scope);
 result<volume_device_state> observe_kernel(const kernel_scope& scope, const volume_id& id);
 /// As volume_devices::attach. Grows a device whose volume has more segments than its table.
 result<std::string> attach_kernel(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
-                                  std::chrono::milliseconds timeout);
+                                  const attach_wait& wait);
 /// As volume_devices::teardown.
 status teardown_kernel(const kernel_scope& scope, const volume_id& id, const teardown_options& options);
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls of dm-tables/io/luks.hpp in a process of their own, `weftd --luks VERB DEVICE UUID NAME`, the key on stdin.
+// The calls of dm-tables/io/luks.hpp as a helper (helper_process.hpp): `weftd --helper luks VERB DEVICE UUID NAME`, the
+// key on stdin.
 //
-// They read and write a device that waits for as long as its volume holds (R4), while they keep libdevmapper's mutex:
-// in weftd that would stop every other volume's devices, and a thread that waits in the kernel would keep a killed
-// weftd from dying. A process is left behind by the one that waits for it (run in process.hpp), dies with weftd, and
-// takes libcryptsetup's and OpenSSL's copies of keys with it.
+// They read and write the device while they keep libdevmapper's mutex, which in weftd would stop every other volume's
+// devices, too. And libcryptsetup's and OpenSSL's copies of keys go with the process.
 #pragma once
 
 #include <chrono>
@@ -16,13 +15,18 @@
 
 namespace weft {
 
-enum class luks_verb { format, open, resize };
+enum class luks_verb {
+    open_new,  // the record calls the volume never formatted: writes the header if the law allows it, then opens it
+    open,
+    resize,
+};
 
-/// Runs it from weftd. Errors: those of the call; timed_out.
+/// Runs it from weftd. `server` as in helper_call. Errors: those of the calls; corrupt (something else is on the
+/// device, by plan_format); busy (somebody else holds its lock); timed_out; unavailable.
 status run_luks(luks_verb verb, const dm::luks_volume& volume, const secret_bytes& key,
-                std::chrono::milliseconds timeout);
+                std::chrono::milliseconds timeout, int server);
 
-/// The process itself: the words after --luks. Returns its exit code, what went wrong is on stdout.
-int luks_main(const std::vector<std::string>& words);
+/// The helper "luks".
+result<std::string> luks_helper(const std::vector<std::string>& words);
 
 }  // namespace weft

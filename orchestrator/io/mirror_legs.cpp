@@ -6,9 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
-#include <cstdlib>
-#include <memory>
 #include <set>
 
 #include "dm-tables/core/status.hpp"
@@ -17,6 +16,7 @@
 #include "nbd-backend/base/units.hpp"
 #include "orchestrator/core/nbd_identity.hpp"
 #include "orchestrator/io/nbd_device.hpp"
+#include "orchestrator/io/process.hpp"
 
 namespace weft {
 
@@ -25,6 +25,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds cut_wait{500};  // it is not free before the set has let go of it
+constexpr milliseconds look_wait{60000};
 
 result<std::string> mark_of(const kernel_scope& scope, const volume_shape& shape, std::size_t extent,
                             const replica_id& replica) {
@@ -52,31 +53,31 @@ result<std::vector<nbd_device>> unwanted_devices(const kernel_scope& scope, cons
 
 result<nbd_device> connect_leg(const kernel_scope& scope, const volume_paths& paths, const volume_shape& shape,
                                std::size_t extent, const replica_id& replica, milliseconds timeout) {
-    nbd_spec spec;
-    spec.socket = paths.nbd_socket;
-    spec.export_name = fmt::format("leg/{}/{}", extent, replica.str());
-    TRY_ASSIGN(spec.backend, mark_of(scope, shape, extent, replica));
-    spec.bytes = shape.extent_sizes[extent];
-    spec.block_bytes = static_cast<std::uint32_t>(block_bytes);
-    spec.handshake_timeout = timeout;
-    auto made = connect_nbd(spec);
+    TRY_ASSIGN(auto mark, mark_of(scope, shape, extent, replica));
+    auto made = connect_export(paths, fmt::format("leg/{}/{}", extent, replica.str()), std::move(mark),
+                               shape.extent_sizes[extent], timeout);
     if (made.has_error())
         return made.error().within(fmt::format("connect replica {} of extent {} to nbd", replica.str(), extent));
-    return std::move(made->device);
+    return made;
 }
 
-/// Has no set been on this leg yet? Its first block is where dm-raid's superblock goes. Past the page cache, which may
-/// have been filled before another device wrote there.
-result<bool> is_blank(const std::string& device) {
-    const int fd = ::open(device.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
-    if (fd < 0) return errno_error(errno, "open " + device);
-    const std::unique_ptr<void, void (*)(void*)> block(std::aligned_alloc(block_bytes, block_bytes), std::free);
-    const ssize_t got = ::pread(fd, block.get(), block_bytes, 0);
-    const int failed = errno;
-    ::close(fd);
-    if (got != static_cast<ssize_t>(block_bytes)) return errno_error(got < 0 ? failed : EIO, "read " + device);
-    const auto* bytes = static_cast<const unsigned char*>(block.get());
-    return std::all_of(bytes, bytes + block_bytes, [](unsigned char byte) { return byte == 0; });
+/// In a child (run_isolated). Past the page cache, which may have been filled before another device wrote there.
+int call_look(int, const void* argument) {
+    alignas(block_bytes) static std::array<unsigned char, block_bytes> block;
+    const int fd = ::open(static_cast<const char*>(argument), O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (fd < 0) return errno;
+    const ssize_t got = ::pread(fd, block.data(), block.size(), 0);
+    if (got != static_cast<ssize_t>(block.size())) return got < 0 ? errno : EIO;
+    return std::all_of(block.begin(), block.end(), [](unsigned char byte) { return byte == 0; }) ? 0 : EEXIST;
+}
+
+/// Has no set been on this leg yet? Its first block is where dm-raid's superblock goes.
+result<bool> is_blank(const std::string& device, int server) {
+    const auto looked =
+        run_isolated({call_look, device.c_str(), {}, server}, fmt::format("read {}", device), look_wait);
+    if (looked.has_value()) return true;
+    if (looked.error().code == errc::already_exists) return false;
+    return looked.error();
 }
 
 const dm::observed_device* find_set(const dm::observation& found, unsigned segment) {
@@ -97,7 +98,7 @@ bool runs_as_equal(const dm::observed_device& set) {
 /// are equal. Some: a daemon or a host died while the first superblocks were written, and that comes before the first
 /// write of data; the blank ones are filled from the others, because dm-raid wants it so (super_init_validation:
 /// "New device injected into existing raid set").
-status decide_start(dm::layout_segment& segment, const dm::observed_device* set) {
+status decide_start(dm::layout_segment& segment, const dm::observed_device* set, int server) {
     if (set != nullptr) {
         if (runs_as_equal(*set)) segment.start = dm::raid1_start::assume_equal;
         return ok();
@@ -106,7 +107,7 @@ status decide_start(dm::layout_segment& segment, const dm::observed_device* set)
     std::size_t known = 0;
     for (auto& leg : segment.extents) {
         if (leg.state != dm::leg_state::up_to_date) continue;
-        TRY_ASSIGN(const bool empty, is_blank(leg.path));
+        TRY_ASSIGN(const bool empty, is_blank(leg.path, server));
         if (empty)
             blank.push_back(&leg);
         else
@@ -135,7 +136,7 @@ result<dm::raid_status> read_set(const kernel_scope& scope, const volume_shape& 
 
 result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, const volume_paths& paths,
                                                      const volume_shape& shape, const dm::observation& found,
-                                                     milliseconds timeout) {
+                                                     const attach_wait& wait) {
     TRY_ASSIGN(const auto unwanted, unwanted_devices(scope, shape));
     for (const auto& device : unwanted)
         if (const auto cut = disconnect_nbd(device, cut_wait);
@@ -148,14 +149,14 @@ result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, 
         for (const auto& leg : shape.legs[i]) {
             dm::extent_device device{{}, shape.extent_sizes[i], dm::leg_state::missing};
             if (leg.as != leg_shape::use::missing) {
-                TRY_ASSIGN(const auto connected, connect_leg(scope, paths, shape, i, leg.replica, timeout));
+                TRY_ASSIGN(const auto connected, connect_leg(scope, paths, shape, i, leg.replica, wait.timeout));
                 device.path = connected.device;
                 device.state = leg.as == leg_shape::use::rebuild ? dm::leg_state::rebuild : dm::leg_state::up_to_date;
                 WEFT_CRASH_POINT("legs.connected");
             }
             segment.extents.push_back(std::move(device));
         }
-        TRY(decide_start(segment, find_set(found, static_cast<unsigned>(i))));
+        TRY(decide_start(segment, find_set(found, static_cast<unsigned>(i)), wait.server));
         segments.push_back(std::move(segment));
     }
     return segments;

@@ -20,10 +20,10 @@
 namespace weft {
 
 /// Connects the legs that are to be used and cuts those that are not. `found`: what device-mapper has of the volume.
-/// Errors: as connect_nbd; io_failed when a new leg cannot be read.
+/// Errors: as connect_nbd; when a new leg cannot be read, io_failed, timed_out, unavailable (wait.server has ended).
 result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, const volume_paths& paths,
                                                      const volume_shape& shape, const dm::observation& found,
-                                                     std::chrono::milliseconds timeout);
+                                                     const attach_wait& wait);
 
 /// After the set has dropped them: lets go of the devices that are not used. Errors: busy, timed_out, io_failed.
 status release_legs(const kernel_scope& scope, const volume_shape& shape, std::chrono::milliseconds timeout);

@@ -44,6 +44,10 @@ result<device_number> device_number_of(const fs_ns::path& device) {
     return device_number{::major(st.st_rdev), ::minor(st.st_rdev)};
 }
 
+std::string unmounting(const std::string& target) {
+    return fmt::format("unmount {}", target);
+}
+
 /// The topmost mount at a path, if any.
 result<std::optional<mount_entry>> mounted_at(const fs_ns::path& target) {
     TRY_ASSIGN(auto mounts, read_own_mounts());
@@ -71,19 +75,22 @@ result<std::string> ensure_data_directory(const fs_ns::path& target) {
 
 }  // namespace
 
-result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, const fs_ns::path& target) {
+result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, const fs_ns::path& target, int server) {
     TRY_ASSIGN(const auto wanted, device_number_of(device));
+    const std::string device_name = device.string(), target_name = target.string(), type{to_string(fs)};
+    const auto what = fmt::format("mount {} ({}) at {}", device_name, type, target_name);
+    // Neither twice, nor under an unmount that is still to come.
+    TRY(await_left_behind(unmounting(target_name), mount_patience, server));
+    TRY(await_left_behind(what, mount_patience, server));
     TRY_ASSIGN(const auto present, mounted_at(target));
     if (present && present->device == wanted) return ensure_data_directory(target);
     if (present)
         return error{errc::busy, fmt::format("{} is occupied by a mount of {} ({}); unmount it first", target.string(),
                                              present->source, present->type)};
     TRY(make_directories(target, 0700));
-    const std::string device_name = device.string(), target_name = target.string(), type{to_string(fs)};
     const mount_arguments arguments{device_name.c_str(), target_name.c_str(), type.c_str(),
                                     fs == fs_type::ext4 ? "errors=remount-ro" : ""};
-    TRY(run_isolated({call_mount, &arguments, {}}, fmt::format("mount {} ({}) at {}", device_name, type, target_name),
-                     mount_patience));
+    TRY(run_isolated({call_mount, &arguments, {}, server}, what, mount_patience));
     return ensure_data_directory(target);
 }
 
@@ -110,7 +117,7 @@ status unmount_filesystem(const fs_ns::path& target, std::chrono::milliseconds t
                 return error{errc::busy, EBUSY,
                              fmt::format("{} is {}; nothing was unmounted", name, describe(holders))};
         }
-        const auto done = run_isolated({call_umount, name.c_str(), {}}, fmt::format("unmount {}", name), timeout);
+        const auto done = run_isolated({call_umount, name.c_str(), {}}, unmounting(name), timeout);
         if (done.has_error()) {
             if (done.error().os_errno == EBUSY)
                 return error{errc::busy, EBUSY,

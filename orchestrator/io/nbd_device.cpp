@@ -196,7 +196,7 @@ result<nbd_device> make_device(nbd_netlink& netlink, const nbd_spec& spec, const
 
 status load_nbd_module() {
     if (::access(module_directory, F_OK) == 0) return ok();
-    auto loaded = run({.argv = {"modprobe", "nbd"}, .timeout = milliseconds{30000}});
+    auto loaded = run({.argv = {"modprobe", "nbd", "max_part=0"}, .timeout = milliseconds{30000}});
     if (loaded.has_error()) return error{errc::unavailable, loaded.error().within("load the nbd driver").text};
     if (loaded->exit_code == 0) return ok();
     while (loaded->output.ends_with('\n')) loaded->output.pop_back();

@@ -61,7 +61,7 @@
 // Queue: 128 requests per connection; max_sectors_kb 128 may be raised up to 32768; one queue gets mq-deadline, "none"
 // is
 //   better (udev's business). Sizes are set before the first open: max_part (16) lets the first open read a partition
-//   table, and so wait for a volume that holds; load with max_part=0 where nobody else needs partitions on nbd.
+//   table, and so wait for a volume that holds; we load it with max_part=0.
 // Memory: sockets are SOCK_MEMALLOC, sends and receives run with PF_MEMALLOC (__sock_xmit), the receiving queue is
 //   WQ_MEM_RECLAIM. The driver may use the last pages; the server must care for itself (spawn_request::data_path).
 #pragma once
@@ -101,8 +101,8 @@ struct nbd_attachment {
     unsigned new_sockets = 0;  // how many dead connections of a device that was there got a new socket
 };
 
-/// Loads the module unless it is there (modprobe, which obeys /etc/modprobe.d). Errors: unavailable: this kernel has
-/// none, or the file system it is on is not there; says what to do.
+/// Loads the module unless it is there (modprobe, which obeys /etc/modprobe.d), without partitions. Errors:
+/// unavailable: this kernel has none, or the file system it is on is not there; says what to do.
 status load_nbd_module();
 
 /// A device over this export: the one that is there with this mark, its dead connections replaced, or a new one.

@@ -172,6 +172,11 @@ status end(const process_identity& identity, bool ask_first, std::chrono::millis
 
 }  // namespace
 
+bool has_ended(int pidfd) {
+    pollfd ended{pidfd, POLLIN, 0};
+    return ::poll(&ended, 1, 0) > 0;
+}
+
 bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds timeout) {
     const auto fd = open_pidfd(identity);
     if (fd.has_error()) return !is_alive(identity);

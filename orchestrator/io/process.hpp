@@ -82,6 +82,9 @@ result<process_identity> spawn_detached(const spawn_request& what);
 /// A pidfd of exactly this process (readable when it exits). Errors: not_found when it is gone.
 result<unique_fd> open_pidfd(const process_identity& identity);
 
+/// Has the process of this pidfd exited? False for -1.
+bool has_ended(int pidfd);
+
 /// Waits for the exit. True: it is gone. False: still there after `timeout`.
 bool wait_for_exit(const process_identity& identity, std::chrono::milliseconds timeout);
 
@@ -140,9 +143,15 @@ struct isolated_call {
     int (*call)(int fd, const void* argument) = nullptr;  // async-signal-safe calls only; returns 0 or an errno
     const void* argument = nullptr;
     unique_fd fd;  // the only file that stays open in the child, there as `fd`; closed in the caller. May be empty (-1)
+    int give_up_fd = -1;  // the caller's: readable, the child is left behind (as run_request's)
 };
-/// Errors: timed_out (the child is left behind and the kernel finishes the call in its own time), else the errno's.
+/// Errors: timed_out, or unavailable for give_up_fd (the child is left behind and the kernel finishes the call in its
+/// own time), else the errno's.
 status run_isolated(isolated_call what, std::string_view description, std::chrono::milliseconds timeout);
+
+/// Waits for an isolated call of that description that was left behind: what it does may not be done twice, or not be
+/// done after what comes next. Errors: timed_out, unavailable as above.
+status await_left_behind(std::string_view description, std::chrono::milliseconds timeout, int give_up_fd);
 
 /// As run, but a non-zero exit code is io_failed with the command's name and the end of its output.
 status run_checked(const run_request& what);

@@ -34,17 +34,30 @@ using clock = std::chrono::steady_clock;
 /// How long a killed child may take to be gone before it is left behind.
 constexpr std::chrono::milliseconds reap_patience{2000};
 
+/// One of our children, not yet reaped.
+struct straggler {
+    pid_t pid;
+    std::string what;  // the description of an isolated call; empty: a command, which was killed
+};
 std::mutex left_behind_mutex;
-std::vector<pid_t> left_behind;  // our children, not yet waited for; guarded by left_behind_mutex
+std::vector<straggler> left_behind;  // guarded by left_behind_mutex
 
-void leave_behind(pid_t child) {
+void leave_behind(pid_t child, std::string_view what = {}) {
     const std::lock_guard lock{left_behind_mutex};
-    left_behind.push_back(child);
+    left_behind.push_back({child, std::string(what)});
 }
 
 void reap_left_behind() {
     const std::lock_guard lock{left_behind_mutex};
-    std::erase_if(left_behind, [](pid_t child) { return ::waitpid(child, nullptr, WNOHANG) != 0; });
+    std::erase_if(left_behind, [](const straggler& one) { return ::waitpid(one.pid, nullptr, WNOHANG) != 0; });
+}
+
+/// A pidfd of an isolated call of that description that was left behind and still runs; else empty.
+unique_fd find_straggler(std::string_view what) {
+    const std::lock_guard lock{left_behind_mutex};
+    for (const auto& one : left_behind)
+        if (!what.empty() && one.what == what) return unique_fd{::pidfd_open(one.pid, 0)};
+    return {};
 }
 
 int milliseconds_until(clock::time_point deadline) {
@@ -52,18 +65,26 @@ int milliseconds_until(clock::time_point deadline) {
     return static_cast<int>(std::clamp<std::int64_t>(left, 0, 1 << 30));
 }
 
-/// Waits for the child's end. nullopt: not by the deadline.
-std::optional<int> wait_status(pid_t child, int pidfd, clock::time_point deadline) {
+enum class wait_outcome { ended, late, given_up };
+
+/// Waits until the process of the pidfd has ended, or `give_up_fd` (-1: none) is readable.
+wait_outcome wait_for_end(int pidfd, int give_up_fd, clock::time_point deadline) {
     for (;;) {
-        pollfd waiting{pidfd, POLLIN, 0};
-        const int n = ::poll(&waiting, 1, milliseconds_until(deadline));
+        std::array<pollfd, 2> waiting{pollfd{pidfd, POLLIN, 0}, pollfd{give_up_fd, POLLIN, 0}};
+        const int n = ::poll(waiting.data(), waiting.size(), milliseconds_until(deadline));
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return std::nullopt;
-        int status_word = 0;
-        while (::waitpid(child, &status_word, 0) < 0)
-            if (errno != EINTR) return std::nullopt;
-        return status_word;
+        if (n <= 0) return wait_outcome::late;
+        return waiting[0].revents != 0 ? wait_outcome::ended : wait_outcome::given_up;
     }
+}
+
+/// What the child ended with. nullopt: it has not by the deadline.
+std::optional<int> wait_status(pid_t child, int pidfd, clock::time_point deadline) {
+    if (wait_for_end(pidfd, -1, deadline) != wait_outcome::ended) return std::nullopt;
+    int status_word = 0;
+    while (::waitpid(child, &status_word, 0) < 0)
+        if (errno != EINTR) return std::nullopt;
+    return status_word;
 }
 
 void kill_and_reap(pid_t child, int pidfd, bool whole_session) {
@@ -204,6 +225,14 @@ namespace {
     ::_exit(what.call(what.fd ? kept : -1, what.argument));
 }
 
+error not_waited_for(wait_outcome why, std::string_view description, std::chrono::milliseconds timeout) {
+    if (why == wait_outcome::given_up)
+        return error{errc::unavailable,
+                     fmt::format("{}: what it waits for has ended; the kernel goes on with it", description)};
+    return error{errc::timed_out, fmt::format("{} has not finished within {} ms; the kernel goes on with it",
+                                              description, timeout.count())};
+}
+
 }  // namespace
 
 status run_isolated(isolated_call what, std::string_view description, std::chrono::milliseconds timeout) {
@@ -218,14 +247,24 @@ status run_isolated(isolated_call what, std::string_view description, std::chron
     what.fd.reset();
     errno = fork_errno;
     TRY_ASSIGN(const auto child, adopt_child(forked, description));
-    const auto ended = wait_status(child.pid, child.pidfd.get(), clock::now() + timeout);
-    if (!ended) {
-        leave_behind(child.pid);
-        return error{errc::timed_out, fmt::format("{} has not finished within {} ms; the kernel goes on with it",
-                                                  description, timeout.count())};
+    const auto deadline = clock::now() + timeout;
+    const auto outcome = wait_for_end(child.pidfd.get(), what.give_up_fd, deadline);
+    if (outcome != wait_outcome::ended) {
+        leave_behind(child.pid, description);
+        return not_waited_for(outcome, description, timeout);
     }
-    if (!WIFEXITED(*ended)) return errno_error(EINTR, description);
+    const auto ended = wait_status(child.pid, child.pidfd.get(), deadline);
+    if (!ended || !WIFEXITED(*ended)) return errno_error(EINTR, description);
     if (WEXITSTATUS(*ended) != 0) return errno_error(WEXITSTATUS(*ended), description);
+    return ok();
+}
+
+status await_left_behind(std::string_view description, std::chrono::milliseconds timeout, int give_up_fd) {
+    const unique_fd straggling = find_straggler(description);
+    if (!straggling) return ok();
+    const auto outcome = wait_for_end(straggling.get(), give_up_fd, clock::now() + timeout);
+    if (outcome != wait_outcome::ended) return not_waited_for(outcome, description, timeout);
+    reap_left_behind();
     return ok();
 }
 

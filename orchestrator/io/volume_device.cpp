@@ -50,7 +50,7 @@ result<std::vector<volume_id>> volume_devices::volumes() const {
 }
 
 result<std::string> volume_devices::attach(const volume_paths& paths, const volume_shape& shape,
-                                           std::chrono::milliseconds timeout) const {
+                                           const attach_wait& wait) const {
     TRY_ASSIGN(const auto kernel, observe_kernel(scope_of(options_), shape.id));
     TRY_ASSIGN(const auto portable, observe_portable(paths));
     bool by_kernel = !kernel.nothing;
@@ -69,7 +69,7 @@ result<std::string> volume_devices::attach(const volume_paths& paths, const volu
                      fmt::format("volume '{}' is mirrored by device-mapper, which needs a kernel with nbd and "
                                  "device-mapper and `attach` not set to portable; use it on a node that has them",
                                  shape.name)};
-    return by_kernel ? attach_kernel(scope_of(options_), paths, shape, timeout) : attach_portable(paths, timeout);
+    return by_kernel ? attach_kernel(scope_of(options_), paths, shape, wait) : attach_portable(paths, wait.timeout);
 }
 
 result<std::vector<leg_report>> volume_devices::legs(const volume_shape& shape) const {
@@ -98,9 +98,9 @@ status volume_devices::encryption_possible() const {
     return ok();
 }
 
-result<std::string> volume_devices::unlock(const volume_shape& shape, const std::string& device) const {
+result<std::string> volume_devices::unlock(const volume_shape& shape, const std::string& device, int server) const {
     if (!shape.encryption) return device;
-    return unlock_device(options_, scope_of(options_), shape, device);
+    return unlock_device(options_, scope_of(options_), shape, device, server);
 }
 
 status volume_devices::teardown(const volume_paths& paths, const volume_id& id, const teardown_options& options) const {

@@ -56,11 +56,18 @@ struct leg_report {
 struct volume_device_state {
     bool nothing = true;                    // neither a device nor a part of one
     bool usable = false;                    // whole; works as long as the volume server does
+    bool suspended = false;                 // whole, but left in the middle of a change: attach and teardown finish it
     bool unlocked = false;                  // of an encrypted volume: its clear device is there
     bool outlives_server = false;           // waits for the next volume server instead of failing I/O
     std::uint64_t growable_bytes = 0;       // the device's size if it can become larger while it is used, else 0
     std::vector<device_number> devices;     // those that a file system can be mounted from
     std::vector<std::string> mount_points;  // of those, in our namespace
+};
+
+/// How long a step of attach waits.
+struct attach_wait {
+    std::chrono::milliseconds timeout{20000};  // for the volume server's answer
+    int server = -1;                           // its pidfd (the caller's): its end ends the wait for I/O
 };
 
 struct teardown_options {
@@ -85,10 +92,11 @@ public:
 
     /// Brings the device up, finishes what is half there, or gives a device that outlived its server the new one's
     /// sockets, and returns its path; of an encrypted volume that of the ciphertext. The volume server must listen
-    /// already. Errors: unavailable, timed_out, io_failed; unsupported (encrypted, and not by the kernel); busy
-    /// (remains of an earlier attachment: tear down first). A failure leaves what was made to the next call.
+    /// already. Errors: unavailable (also: it has ended), timed_out, io_failed; unsupported (encrypted, and not by the
+    /// kernel); busy (remains of an earlier attachment: tear down first). A failure leaves what was made to the next
+    /// call.
     [[nodiscard]] result<std::string> attach(const volume_paths& paths, const volume_shape& shape,
-                                             std::chrono::milliseconds timeout) const;
+                                             const attach_wait& wait) const;
 
     /// Of a mirrored volume that is attached: the legs of which there is something to tell. Errors: io_failed, corrupt.
     [[nodiscard]] result<std::vector<leg_report>> legs(const volume_shape& shape) const;
@@ -102,8 +110,9 @@ public:
 
     /// What the file system is on, from what `attach` returned: the same, or of an encrypted volume the clear device.
     /// Makes that (crypt_layer.hpp), or lets it reach over all of a device that has grown; only then the key is asked
-    /// for. Errors: those of read_volume_key and run_luks; corrupt (something else is on the device).
-    [[nodiscard]] result<std::string> unlock(const volume_shape& shape, const std::string& device) const;
+    /// for. `server` as in attach_wait. Errors: those of read_volume_key and run_luks; corrupt (something else is on
+    /// the device).
+    [[nodiscard]] result<std::string> unlock(const volume_shape& shape, const std::string& device, int server) const;
 
     /// Unmounts and takes the device apart; idempotent and resumable. Never lazy: while a foreign mount namespace or a
     /// process holds the file system it stays. Errors: busy (names who), timed_out (still going on; call again),

@@ -29,6 +29,7 @@
 
 #include "orchestrator/io/control_client.hpp"
 #include "orchestrator/io/filesystem.hpp"
+#include "orchestrator/io/helper_process.hpp"
 #include "orchestrator/io/portable_attach.hpp"
 #include "orchestrator/io/replica_process.hpp"
 #include "orchestrator/io/server_start.hpp"
@@ -605,6 +606,9 @@ NBDKIT_REGISTER_PLUGIN(plugin)
 }
 
 int main(int argc, char** argv) {
+    // As weftd does: the helpers are the same program.
+    if (argc > 2 && std::string_view{argv[1]} == "--helper")
+        return helper_main({{"format", format_helper}}, {argv + 2, argv + argc});
     if (::geteuid() != 0 || ::access("/dev/fuse", R_OK | W_OK) != 0 ||
         ::access("/dev/loop-control", R_OK | W_OK) != 0) {
         std::puts("skipped: needs root, /dev/fuse and /dev/loop-control");

@@ -364,3 +364,27 @@ TEST_CASE("run_isolated: the errno comes back, and a call that hangs is left beh
     ::close(ends[1]);  // the child reads end of file and ends; it held no copy of this end
     CHECK(run_isolated({[](int, const void*) { return 0; }, nullptr, {}}, "nothing", 5s).has_value());
 }
+
+TEST_CASE("run_isolated: a call whose server has ended is left behind, and can be waited for") {
+    const auto hangs = [](int fd, const void*) {
+        char byte;
+        return ::read(fd, &byte, 1) < 0 ? errno : 0;
+    };
+    int ends[2], server[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    REQUIRE(::pipe2(server, O_CLOEXEC) == 0);
+    const unique_fd ended{server[0]};
+    CHECK_FALSE(has_ended(ended.get()));
+    CHECK_FALSE(has_ended(-1));
+    ::close(server[1]);  // readable from now on, as the pidfd of a process that has ended
+    CHECK(has_ended(ended.get()));
+    const auto given_up = run_isolated({hangs, nullptr, unique_fd{ends[0]}, ended.get()}, "mount it", 60s);
+    REQUIRE(given_up.has_error());
+    CHECK(given_up.error().code == errc::unavailable);
+    CHECK(await_left_behind("mount another", 0ms, -1).has_value());
+    CHECK(await_left_behind("mount it", 10ms, -1).error().code == errc::timed_out);
+    CHECK(await_left_behind("mount it", 60s, ended.get()).error().code == errc::unavailable);
+    ::close(ends[1]);
+    CHECK(await_left_behind("mount it", 60s, -1).has_value());
+    CHECK(await_left_behind("mount it", 0ms, -1).has_value());
+}

@@ -268,6 +268,27 @@ TEST_CASE("reconcile: a device that is smaller than its volume grows, used or no
     CHECK(plan_actions(attached_on_n1(), on_n1({seen})).empty());
 }
 
+TEST_CASE("reconcile: a set follows the legs of the record, and its limit for copies") {
+    auto view = attached_on_n1();
+    auto& record = view.volumes["db"].record;
+    record.layout.mirrored = true;
+    auto seen = healthy();
+    core::engine_status engine;
+    engine.state = core::engine_state::serving;
+    seen.engines = {engine};
+    CHECK(only<follow_legs>(plan_actions(view, on_n1({seen})))->id == volume);  // not known what it has
+    seen.legs = legs_of(record, seen.engines);
+    CHECK(plan_actions(view, on_n1({seen})).empty());
+    record.resync_rate = 32 * mib;
+    CHECK(only<follow_legs>(plan_actions(view, on_n1({seen})))->id == volume);
+    seen.legs_rate = record.resync_rate;
+    CHECK(plan_actions(view, on_n1({seen})).empty());
+    record.extents[0].replicas[1].state = replica_state::outdated;
+    CHECK(only<follow_legs>(plan_actions(view, on_n1({seen})))->id == volume);
+    seen.server_alive = false;
+    CHECK(plan_actions(view, on_n1({seen})).empty());
+}
+
 TEST_CASE("reconcile: on a drive that is not mounted nothing is started, made or deleted") {
     auto view = attached_on_n1();
     view.volumes["db"].record.extents[0].replicas[0].created = false;

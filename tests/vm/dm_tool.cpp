@@ -75,8 +75,9 @@ void tell(const plan& next, json::array& steps, json::array& reports) {
 }
 
 status carry_out(const plan& next, long& until_killed) {
-    if (until_killed < 0) return driver::apply(next.steps);
-    for (const step& it : next.steps) {
+    TRY_ASSIGN(const auto steps, render(next.steps));
+    if (until_killed < 0) return driver::apply(steps);
+    for (const raw_step& it : steps) {
         if (until_killed-- == 0) (void)std::raise(SIGKILL);
         TRY(driver::apply({it}));
     }

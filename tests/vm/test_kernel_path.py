@@ -24,7 +24,7 @@ def scenarios():
 @pytest.fixture
 def bench(guest):
     """The guest with a file system for the cluster's drives: an overlay on tmpfs is none for them."""
-    guest.run("mountpoint -q /mnt || { modprobe -a nbd dm-mod fuse loop ext4 xfs; "
+    guest.run("mountpoint -q /mnt || { modprobe -a dm-mod fuse loop ext4 xfs; "
               f"mkfs.ext4 -q {guest.disks['work'].path} && mount {guest.disks['work'].path} /mnt; }}")
     return guest
 

@@ -81,7 +81,8 @@ Before=final.target
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c "echo end of the journal; until grep --quiet 'end of the journal$' {JOURNAL_COPY}; do sleep 0.1; done"
+ExecStart=/bin/echo end of the journal
+ExecStart=/bin/sh -c "until grep --quiet 'end of the journal$' {JOURNAL_COPY}; do sleep 0.1; done"
 TimeoutStartSec=60
 """
 

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "orchestrator/io/dm_process.hpp"
+
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "dm-tables/core/step_text.hpp"
+#include "dm-tables/io/dm_driver.hpp"
+#include "orchestrator/io/helper_process.hpp"
+
+namespace weft {
+
+namespace {
+
+constexpr std::chrono::seconds dm_wait{150};  // longer than the driver's patience with udev
+
+result<std::string> read_all(int fd) {
+    std::string text;
+    std::array<char, 4096> piece;
+    for (;;) {
+        const ssize_t n = ::read(fd, piece.data(), piece.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno_error(errno, "read the steps");
+        if (n == 0) return text;
+        text.append(piece.data(), static_cast<std::size_t>(n));
+    }
+}
+
+}  // namespace
+
+status apply_steps(const std::vector<dm::step>& steps, int server) {
+    TRY_ASSIGN(const auto rendered, dm::render(steps));
+    TRY_ASSIGN(const auto input, memory_file(dm::encode(rendered)));
+    TRY(run_helper({{"dm"}, input.get(), dm_wait, server}));
+    return ok();
+}
+
+result<std::string> dm_helper(const std::vector<std::string>& /*words*/) {
+    TRY_ASSIGN(const auto text, read_all(STDIN_FILENO));
+    TRY_ASSIGN(const auto steps, dm::decode_steps(text));
+    TRY(dm::driver::apply(steps));
+    return std::string();
+}
+
+}  // namespace weft

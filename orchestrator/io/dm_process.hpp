@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changes of device-mapper's devices, made by a helper (helper_process.hpp): `weftd --helper dm`, the steps on stdin
+// (dm-tables/core/step_text.hpp).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "dm-tables/core/plan.hpp"
+#include "nbd-backend/base/result.hpp"
+
+namespace weft {
+
+inline constexpr int no_server = -1;
+
+/// As dm::driver::apply. `server` as in helper_call. Errors: those of apply; timed_out; unavailable. Killed in between,
+/// it leaves what a killed weftd leaves: the next plan goes on from there.
+status apply_steps(const std::vector<dm::step>& steps, int server);
+
+/// The helper "dm".
+result<std::string> dm_helper(const std::vector<std::string>& words);
+
+}  // namespace weft
