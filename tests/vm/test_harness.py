@@ -139,6 +139,7 @@ def test_a_pulled_disk_disappears_and_comes_back(guest):
     assert guest.output(f"head -c 4 {disk}") == "mark"
 
 
+@pytest.mark.long  # test_systemd would not work without it
 def test_a_persistent_guest_keeps_what_it_changed(make_guest):
     own = make_guest(persistent=True)
     own.start()

@@ -34,7 +34,7 @@ def bench(guest):
 def test_inside(bench, scenario):
     # A death at every step needs the build that dies on request; tests/run makes it.
     build = BUILD.with_name(f"{BUILD.name}-crash") if "crash" in scenario else BUILD
-    command = (f"cd {INSIDE} && BUILD={build} WEFT_WORK=/mnt/weft PYTHONDONTWRITEBYTECODE=1 "
+    command = (f"cd {INSIDE} && BUILD={build} WEFT_WORK=/mnt/weft WEFT_LONG=1 PYTHONDONTWRITEBYTECODE=1 "
                f"exec /usr/bin/python3 -m pytest -q -p no:cacheprovider --tb=short -rA '{scenario}'")
     outcome = bench.run(command, timeout=1800, check=False)
     assert outcome.code == 0, outcome.stdout[-12000:] + outcome.stderr[-4000:]

@@ -35,6 +35,8 @@ KERNEL_PARAMETERS = (
     "systemd.unit=multi-user.target", "systemd.condition-needs-update=0", "systemd.show_status=0")
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "qemu-system-x86_64"
+# With AES and CRC instructions, without AVX: emulated, that makes memcpy dearer. "max" takes 20 % more CPU time.
+PROCESSOR = "Westmere"
 
 
 class GuestDied(ChannelError):
@@ -268,8 +270,9 @@ class Guest:
         arguments = [
             *(self.network.prefix() if self.network else []),
             PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-name", self.name,
-            "-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(self.memory),
-            "-smp", str(self.cpus), "-kernel", str(self.machine.kernel.image), "-initrd", str(self.machine.initramfs),
+            "-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR,
+            "-m", str(self.memory), "-smp", str(self.cpus),
+            "-kernel", str(self.machine.kernel.image), "-initrd", str(self.machine.initramfs),
             "-append", " ".join(kernel),
             "-virtfs", "local,path=/,mount_tag=hostroot,security_model=passthrough,multidevs=remap,readonly=on",
             "-device", "virtio-serial-pci",
