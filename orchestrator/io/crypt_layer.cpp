@@ -111,7 +111,9 @@ result<std::string> unlock_device(const daemon_options& options, const kernel_sc
 }
 
 status blank_clear_device(const std::string& device, int server) {
-    return run_isolated({call_blank, device.c_str(), {}, server}, fmt::format("blank {}", device), blank_wait);
+    const auto what = fmt::format("blank {}", device);
+    TRY(await_left_behind(what, blank_wait, server));
+    return run_isolated({call_blank, device.c_str(), {}, server}, what, blank_wait);
 }
 
 status remove_clear_device(const kernel_scope& scope, const volume_id& id) {

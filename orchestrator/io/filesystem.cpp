@@ -92,7 +92,9 @@ std::vector<std::string> mkfs_command(const std::string& device, fs_type fs, con
 
 status make_filesystem(int fd, const std::string& device, fs_type fs, const std::string& fs_uuid,
                        std::chrono::milliseconds timeout) {
-    TRY(run_checked({mkfs_command(device, fs, fs_uuid), timeout, 16 * 1024}));
+    run_request mkfs{mkfs_command(device, fs, fs_uuid), timeout, 16 * 1024};
+    mkfs.stdin_fd = fd;  // with it the lock is mkfs's, too: killed, it may still wait in the kernel when we are gone
+    TRY(run_checked(mkfs));
     // mkfs has synced; ours to make sure, since what follows (the record) depends on it.
     if (::fsync(fd) != 0) return errno_error(errno, fmt::format("sync {}", device));
     TRY_ASSIGN(const auto found, probe_open_device(fd, device));

@@ -362,6 +362,56 @@ TEST_CASE("format: a device that somebody has locked is left alone") {
     CHECK(probe_device(device)->empty);
 }
 
+TEST_CASE("format: a helper whose server has ended is left behind, and the next one does it") {
+    const bench b;
+    const auto device = b.attach();
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    const unique_fd ended{ends[0]};
+    ::close(ends[1]);  // readable, as the pidfd of a process that has ended
+    REQUIRE(::kill(b.server.pid, SIGSTOP) == 0);
+    CHECK(ensure_filesystem_on_volume(device, false, fs_type::ext4, fs_uuid, 500ms, -1).error().code ==
+          errc::timed_out);
+    CHECK(ensure_filesystem_on_volume(device, false, fs_type::ext4, fs_uuid, 60s, ended.get()).error().code ==
+          errc::unavailable);
+    REQUIRE(::kill(b.server.pid, SIGCONT) == 0);
+    const auto made = ensure_filesystem_on_volume(device, false, fs_type::ext4, fs_uuid, 60s, -1);
+    REQUIRE_OK(made);
+    CHECK(*made == format_outcome::made);
+    CHECK(*ensure_filesystem_on_volume(device, true, fs_type::ext4, fs_uuid, 60s, -1) == format_outcome::already);
+    const auto refused = ensure_filesystem_on_volume(device, true, fs_type::xfs, fs_uuid, 60s, -1);
+    REQUIRE(refused.has_error());
+    CHECK(refused.error().code == errc::corrupt);
+    CHECK(refused.error().text.find("nothing was touched") != std::string::npos);
+}
+
+TEST_CASE("format: a mkfs that outlives who started it keeps the lock of the device") {
+    const bench b;
+    const auto device = b.attach();
+    const auto tools = b.root / "tools";
+    REQUIRE_OK(make_directories(tools));
+    const auto pidfile = (tools / "pid").string();
+    {  // Its child is not killed with it, as a program that waits in the kernel is not.
+        std::ofstream script{tools / "mkfs.ext4"};
+        script << "#!/bin/sh\nexec 3<&0\nsleep 600 &\necho $! >" << pidfile << ".new\nmv " << pidfile << ".new "
+               << pidfile << "\nwait\n";
+    }
+    fs::permissions(tools / "mkfs.ext4", fs::perms::owner_all);
+    const pid_t caller = ::fork();
+    if (caller == 0) {
+        ::setenv("PATH", (tools.string() + ":" + ::getenv("PATH")).c_str(), 1);
+        [[maybe_unused]] const auto ignored = ensure_filesystem(device, false, fs_type::ext4, fs_uuid);
+        ::_exit(0);
+    }
+    while (!fs::exists(pidfile)) std::this_thread::yield();
+    const auto straggler = static_cast<pid_t>(std::stol(**read_file(pidfile)));
+    ::kill(caller, SIGKILL);
+    ::waitpid(caller, nullptr, 0);
+    CHECK(ensure_filesystem(device, false, fs_type::ext4, fs_uuid).error().code == errc::busy);
+    ::kill(straggler, SIGKILL);
+    CHECK(*ensure_filesystem(device, false, fs_type::ext4, fs_uuid) == format_outcome::made);
+}
+
 TEST_CASE("teardown: an open file makes it busy, and nothing is taken down") {
     const bench b;
     const auto data = b.mounted();
