@@ -72,7 +72,13 @@ def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mirrored):
     assert {one["id"]: one["state"] for one in replicas_of(node)}.get(lost) != "up_to_date"
     load.wait_progress(what="writes to go on with one leg")
 
+    node.weft("volume", "set", "db", "resync-rate=8MiB")
     other.start()
+
+    def filled():
+        return [slot["resync_done_bytes"] for slot in node.volume("db")["live"]["slots"] if slot["resyncing"]]
+    wait_for(lambda: any(0 < done < 64 << 20 for done in filled()), 240, "the progress of the new leg to be shown")
+    node.weft("volume", "set", "db", "resync-rate=0")
     cluster.wait_up_to_date("db", 300)
     assert lost not in {one["id"] for one in replicas_of(node)}, "a leg that missed writes came back under its name"
     wait_for(lambda: health_of(node) == ["AA"], 60, "both legs to be in sync")
