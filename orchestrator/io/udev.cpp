@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "dm-tables/core/crypt_device.hpp"
 #include "nbd-backend/base/invariant.hpp"
 #include "orchestrator/io/atomic_file.hpp"
 
@@ -82,10 +83,13 @@ block_device describe(udev_device* device) {
     found.known_to_udev = ::udev_device_get_is_initialized(device) > 0;
     if (const char* uuid = ::udev_device_get_property_value(device, "ID_FS_UUID")) found.filesystem = uuid;
     found.held = has_entries(std::string(::udev_device_get_syspath(device)) + "/holders");
-    const char* mapped = ::udev_device_get_sysattr_value(device, "dm/uuid");
-    const std::string_view kernel_name{::udev_device_get_sysname(device)};
-    found.of_weft =
-        kernel_name.starts_with("nbd") || std::string_view(mapped == nullptr ? "" : mapped).starts_with("WEFT-");
+    const auto attribute = [device](const char* name) {
+        const char* value = ::udev_device_get_sysattr_value(device, name);
+        return std::string_view(value == nullptr ? "" : value);
+    };
+    const std::string_view kernel_name{::udev_device_get_sysname(device)}, mapped = attribute("dm/uuid");
+    found.of_weft = kernel_name.starts_with("nbd") || mapped.starts_with("WEFT-") ||
+                    dm::is_crypt_device(attribute("dm/name"), mapped);
     found.model = first_of(device, {"ID_MODEL"}, {"model"});
     found.serial = first_of(device, {"ID_SERIAL_SHORT", "ID_SERIAL"}, {"serial"});
     return found;
