@@ -266,14 +266,22 @@ private:
 
     status suspend(const raw_step& it) {
         request ask(inside_, DM_DEVICE_SUSPEND, it.name);
-        return ask.set(dm_task_no_flush(ask.get())).set(dm_task_skip_lockfs(ask.get())).run();
+        return unless_it_is(it, true, ask.set(dm_task_no_flush(ask.get())).set(dm_task_skip_lockfs(ask.get())).run());
     }
 
     status resume(const raw_step& it) {
         request ask(inside_, DM_DEVICE_RESUME, it.name);
-        return ask.set(dm_task_set_read_ahead(ask.get(), DM_READ_AHEAD_AUTO, 0))
-            .set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it)))
-            .run();
+        ask.set(dm_task_set_read_ahead(ask.get(), DM_READ_AHEAD_AUTO, 0))
+            .set(dm_task_set_cookie(ask.get(), cookie_.value(), udev_flags(it)));
+        return unless_it_is(it, false, ask.run());
+    }
+
+    /// The kernel refuses what is done already (dm_suspend, dm_resume: EINVAL), perhaps by somebody who was killed
+    /// before and came to it only now.
+    status unless_it_is(const raw_step& it, bool suspended, status outcome) {
+        if (!outcome.has_error() || outcome.error().code != errc::invalid_argument) return outcome;
+        const auto now = info_of(inside_, it.name);
+        return now.has_value() && *now && (*now)->suspended == suspended ? ok() : outcome;
     }
 
     /// A device that was just closed may be open once more for a moment: udev looks at what was written. When it has

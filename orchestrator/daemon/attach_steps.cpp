@@ -375,11 +375,16 @@ result<std::string> attach_steps::ensure_mounted(attachment& of, const volume_re
     TRY_ASSIGN(auto where, mount_filesystem(device, record.fs, mount_target(of.id), server.get()));
     WEFT_CRASH_POINT("mount.mounted");
     // It may have grown while nobody used it. A volume of one segment never did.
+    status grown;
     if (record.layout.stripes.size() > 1)
-        TRY(grow_filesystem(device, record.fs, mount_target(of.id), tool_wait, server.get()));
+        grown = grow_filesystem(device, record.fs, mount_target(of.id), tool_wait, server.get());
+    if (grown.has_error())
+        log(log_level::warning, "attach", "mounted, but its file system does not have all of its device yet",
+            {{"volume", record.name}, {"error", grown.error().text}});
     note_device(of);
+    if (grown.has_error()) of.look_at_device_again();  // the reconciler goes on
     const std::lock_guard lock(of.state);
-    of.file_system_follows = true;
+    of.file_system_follows = grown.has_value();
     of.mountpoint = where;
     return where;
 }
@@ -435,7 +440,9 @@ status attach_steps::detach(attachment& of) {
         return abandon(name, of.id, epoch);
     }
     TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
-    TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, !seen.nothing && !seen.usable}));
+    TRY_ASSIGN(const auto server, watch_server(of));
+    const bool broken = !seen.nothing && !seen.usable && !seen.suspended;
+    TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, broken, server.get()}));
     {
         const std::lock_guard lock(of.state);
         of.mountpoint.clear();
@@ -451,8 +458,9 @@ status attach_steps::end_maintenance(attachment& of, const std::string& why) {
     if (!link || link->exited() || link->failed()) return detach(of);
     WEFT_CRASH_POINT("repair.ending");
     // A mirrored volume is repaired by its set.
+    TRY_ASSIGN(const auto server, watch_server(of));
     TRY(devices_.teardown(paths_of(env_.options.runtime_dir, of.id), of.id,
-                          {mount_target(of.id), step_down_wait, false}));
+                          {mount_target(of.id), step_down_wait, false, server.get()}));
     auto ended = flush_and_release(of, name, link->epoch(), maintenance_flush_wait, why);
     if (ended.has_value() || ended.error().code != errc::timed_out) return ended;
     TRY(take_apart(of));

@@ -124,8 +124,9 @@ result<std::string> volume_keeper::mount_attached(attachment& of, const volume_r
         log(log_level::warning, "volumes", "its volume server died during a mount",
             {{"volume", as_attached.name}, {"error", where.error().text}});
         TRY_ASSIGN(const auto now, record_for(as_attached.name, false));
-        TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, now, false));
-        where = steps_.ensure_mounted(of, attached.record);
+        auto attached = steps_.ensure_attached(of, now, false);
+        where = attached.has_value() ? steps_.ensure_mounted(of, attached->record)
+                                     : result<std::string>(std::move(attached).error());
     }
     return where;
 }

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <array>
@@ -82,6 +83,9 @@ private:
 /// In a child (run_isolated): zeroes both ends and makes that durable.
 int call_blank(int, const void* argument) {
     static constexpr std::array<char, 64 * kib> zeros{};
+    // A mkfs that was left behind has the device, and its lock.
+    const int lock = ::open(static_cast<const char*>(argument), O_RDONLY | O_CLOEXEC);
+    if (lock < 0 || ::flock(lock, LOCK_EX) != 0) return errno;
     // O_EXCL: refused while it is mounted or mapped (open(2)).
     const int fd = ::open(static_cast<const char*>(argument), O_RDWR | O_EXCL | O_CLOEXEC);
     if (fd < 0) return errno;
@@ -116,11 +120,11 @@ status blank_clear_device(const std::string& device, int server) {
     return run_isolated({call_blank, device.c_str(), {}, server}, what, blank_wait);
 }
 
-status remove_clear_device(const kernel_scope& scope, const volume_id& id) {
+status remove_clear_device(const kernel_scope& scope, const volume_id& id, int server) {
     TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
     for (const auto& device : found.devices)
         if (dm::is_crypt_device(device.name, device.uuid))
-            TRY(apply_steps({{dm::step::verb::remove, device.name, device.uuid, {}}}, no_server));
+            TRY(apply_steps(id, {{dm::step::verb::remove, device.name, device.uuid, {}}}, server));
     return ok();
 }
 

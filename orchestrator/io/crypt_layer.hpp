@@ -36,6 +36,6 @@ result<std::string> unlock_device(const daemon_options& options, const kernel_sc
 status blank_clear_device(const std::string& device, int server);
 
 /// The clear device goes, if there is one. Errors: busy (it is open).
-status remove_clear_device(const kernel_scope& scope, const volume_id& id);
+status remove_clear_device(const kernel_scope& scope, const volume_id& id, int server);
 
 }  // namespace weft

@@ -9,12 +9,17 @@
 #include "dm-tables/core/step_text.hpp"
 #include "dm-tables/io/dm_driver.hpp"
 #include "orchestrator/io/helper_process.hpp"
+#include "orchestrator/io/process.hpp"
 
 namespace weft {
 
 namespace {
 
-constexpr std::chrono::seconds dm_wait{150};  // longer than the driver's patience with udev
+constexpr std::chrono::seconds dm_wait{300};  // longer than the driver's patience with udev, which it may need twice
+
+std::string steps_of(const volume_id& volume) {
+    return "device-mapper steps of volume " + volume.str();
+}
 
 result<std::string> read_all(int fd) {
     std::string text;
@@ -30,11 +35,15 @@ result<std::string> read_all(int fd) {
 
 }  // namespace
 
-status apply_steps(const std::vector<dm::step>& steps, int server) {
+status apply_steps(const volume_id& volume, const std::vector<dm::step>& steps, int server) {
     TRY_ASSIGN(const auto rendered, dm::render(steps));
     TRY_ASSIGN(const auto input, memory_file(dm::encode(rendered)));
-    TRY(run_helper({{"dm"}, input.get(), dm_wait, server}));
+    TRY(run_helper({{"dm"}, input.get(), dm_wait, server, steps_of(volume)}));
     return ok();
+}
+
+status await_steps(const volume_id& volume, int server) {
+    return await_left_behind(steps_of(volume), dm_wait, server);
 }
 
 result<std::string> dm_helper(const std::vector<std::string>& /*words*/) {

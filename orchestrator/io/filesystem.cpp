@@ -17,13 +17,6 @@
 
 namespace weft {
 
-namespace {
-
-/// How long somebody else (udev's probe, an administrator's mkfs) may hold the device's lock before we call it busy.
-constexpr std::chrono::milliseconds lock_patience{5000};
-
-}  // namespace
-
 format_plan plan_format(bool record_formatted, const wanted_signature& wanted, const probe_result& found) {
     INVARIANT(is_uuid(wanted.uuid), "plan_format: '{}' is not a UUID", wanted.uuid);
     const bool plain = !found.empty && !found.ambivalent && !found.partition_table;
@@ -56,15 +49,15 @@ format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs
 }
 
 /// flock has no time-out of its own, and whoever holds the lock does so for moments: look again until the deadline.
-status lock_device(int fd, const std::string& device) {
-    const auto deadline = std::chrono::steady_clock::now() + lock_patience;
+status lock_device(int fd, const std::string& device, std::chrono::milliseconds patience) {
+    const auto deadline = std::chrono::steady_clock::now() + patience;
     for (int pause_ms = 1;; pause_ms = std::min(pause_ms * 2, 100)) {
         if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return ok();
         if (errno != EWOULDBLOCK && errno != EINTR) return errno_error(errno, fmt::format("lock {}", device));
         if (std::chrono::steady_clock::now() >= deadline)
             return error{errc::busy, fmt::format("{} is locked by another program (mkfs, fsck, udev?) for more than "
                                                  "{} ms",
-                                                 device, lock_patience.count())};
+                                                 device, patience.count())};
         ::poll(nullptr, 0, pause_ms);
     }
 }
@@ -111,11 +104,12 @@ constexpr std::string_view word_made = "made";
 }  // namespace
 
 result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bool record_formatted, fs_type fs,
-                                         const std::string& fs_uuid, std::chrono::milliseconds timeout) {
+                                         const std::string& fs_uuid, std::chrono::milliseconds timeout,
+                                         std::chrono::milliseconds patience) {
     const std::string name = device.string();
     const unique_fd fd{::open(device.c_str(), O_RDWR | O_CLOEXEC)};
     if (!fd) return errno_error(errno, fmt::format("open {}", name));
-    TRY(lock_device(fd.get(), name));
+    TRY(lock_device(fd.get(), name, patience));
     TRY_ASSIGN(const auto found, probe_open_device(fd.get(), name));
     const auto plan = plan_format(record_formatted, fs, fs_uuid, found);
     switch (plan.action) {
@@ -146,8 +140,8 @@ result<std::string> format_helper(const std::vector<std::string>& words) {
         return error{errc::invalid_argument, "DEVICE new|formatted ext4|xfs UUID"};
     TRY_ASSIGN(const auto fs, parse_fs_type(words[2]));
     // Who runs us has the time limit, and takes mkfs along.
-    TRY_ASSIGN(const auto outcome,
-               ensure_filesystem(words[0], words[1] == word_formatted, fs, words[3], std::chrono::hours{24}));
+    TRY_ASSIGN(const auto outcome, ensure_filesystem(words[0], words[1] == word_formatted, fs, words[3],
+                                                     std::chrono::hours{24}, helper_lock_patience));
     return std::string(outcome == format_outcome::made ? word_made : "already");
 }
 

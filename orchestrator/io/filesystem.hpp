@@ -22,9 +22,15 @@
 
 namespace weft {
 
-/// Takes the exclusive flock of an open device; it goes with the descriptor. Errors: busy (held by somebody for more
-/// than 5 s), io_failed.
-status lock_device(int fd, const std::string& device);
+/// How long somebody else (udev's probe, an administrator's mkfs) may hold a device's lock before it is called busy.
+inline constexpr std::chrono::milliseconds lock_patience{5000};
+/// In a helper (helper_process.hpp), which is killed when there is no point in waiting: who holds the lock may be the
+/// helper before it, which waits in the kernel until nbd sends its requests again over the next server's sockets.
+inline constexpr std::chrono::milliseconds helper_lock_patience{30000};
+
+/// Takes the exclusive flock of an open device; it goes with the descriptor. Errors: busy (held by somebody for longer
+/// than that), io_failed.
+status lock_device(int fd, const std::string& device, std::chrono::milliseconds patience = lock_patience);
 
 enum class format_action : std::uint8_t { mount_it, format, refuse };
 struct format_plan {
@@ -46,11 +52,12 @@ format_plan plan_format(bool record_formatted, fs_type fs, const std::string& fs
 enum class format_outcome : std::uint8_t { made, already };
 
 /// Locks the device, probes, decides by plan_format, runs mkfs if so decided, probes again. Returns `already` when the
-/// record says formatted and the file system is there. Errors: busy (locked by somebody for more than 5 s), corrupt
-/// (refused; the text says why), timed_out, io_failed.
+/// record says formatted and the file system is there. Errors: busy (locked by somebody for longer than `patience`),
+/// corrupt (refused; the text says why), timed_out, io_failed.
 result<format_outcome> ensure_filesystem(const std::filesystem::path& device, bool record_formatted, fs_type fs,
                                          const std::string& fs_uuid,
-                                         std::chrono::milliseconds timeout = std::chrono::minutes(5));
+                                         std::chrono::milliseconds timeout = std::chrono::minutes(5),
+                                         std::chrono::milliseconds patience = lock_patience);
 
 /// The same by a helper (helper_process.hpp), since a volume's device waits for its replicas, even when it is opened or
 /// closed. Errors: also unavailable when `server` (a pidfd, or -1) ended meanwhile: only when somebody has replaced

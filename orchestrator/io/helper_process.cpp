@@ -49,6 +49,7 @@ result<std::string> run_helper(const helper_call& what) {
     request.timeout = what.timeout;
     request.stdin_fd = what.stdin_fd;
     request.give_up_fd = what.server;
+    request.left_behind_as = what.left_behind_as;
     request.take_stdout = [&answer](int fd) { return take(fd, answer); };
     const auto outcome = run(request);
     if (outcome.has_error()) return unfinished(what, outcome.error());

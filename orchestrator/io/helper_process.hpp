@@ -25,7 +25,8 @@ struct helper_call {
     std::vector<std::string> words;  // NAME and its arguments; anybody can read them in /proc
     int stdin_fd = -1;               // the caller's; -1: /dev/null
     std::chrono::milliseconds timeout{60000};
-    int server = -1;  // the caller's pidfd of the volume server, whose end ends the wait; -1: none
+    int server = -1;                  // the caller's pidfd of the volume server, whose end ends the wait; -1: none
+    std::string left_behind_as = {};  // as run_request's
 };
 
 /// Runs it from weftd and returns its answer. Errors: the helper's own; timed_out, unavailable (`server` has ended):

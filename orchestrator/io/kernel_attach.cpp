@@ -101,13 +101,14 @@ bool stops(const dm::report& report) {
 /// Plans and carries out until nothing is left to do. Errors: busy, with the plan's words.
 status converge(const kernel_scope& scope, const volume_id& id, const std::vector<dm::volume_stack>& wanted,
                 int server) {
+    TRY(await_steps(id, server));
     for (int round = 0; round < rounds_max; ++round) {
         TRY_ASSIGN(const auto found, observe_volume(scope, id, wanted));
         const auto plan = dm::make_plan(wanted, found, scope.scope);
         for (const auto& report : plan.reports)
             if (stops(report)) return error{errc::busy, report.text};
         if (plan.steps.empty() && !plan.more) return ok();
-        TRY(apply_steps(plan.steps, server));
+        TRY(apply_steps(id, plan.steps, server));
         WEFT_CRASH_POINT("kernel.dm-applied");
     }
     return error{errc::busy, "device-mapper's devices of the volume do not come to rest; somebody else changes them"};
@@ -163,14 +164,16 @@ bool is_sound(const std::string& number, const dm::observation& found, const std
 
 /// What a helper leaves that is killed between a suspend and its resume: nothing under the device would move. A table
 /// that was loaded and never ran is not to run now.
-status let_go_on(const dm::observation& found) {
+status let_go_on(const kernel_scope& scope, const volume_id& id, int server) {
+    TRY(await_steps(id, server));
+    TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
     std::vector<dm::step> steps;
     for (const auto& device : found.devices) {
         if (!device.suspended || !device.active) continue;
         if (device.inactive) steps.push_back({dm::step::verb::clear, device.name, device.uuid, {}});
         steps.push_back({dm::step::verb::resume, device.name, device.uuid, {}});
     }
-    return steps.empty() ? ok() : apply_steps(steps, no_server);
+    return steps.empty() ? ok() : apply_steps(id, steps, server);
 }
 
 /// The device is there, but its node is udev's to make, which looks at the device first. Whoever made the device has
@@ -295,16 +298,13 @@ status teardown_kernel(const kernel_scope& scope, const volume_id& id, const tea
     if (!state.devices.empty())
         TRY(refuse_foreign_mounts(state, options.mount_point,
                                   fmt::format("device {}", render_number(state.devices.front()))));
-    if (dm_is_loaded()) {
-        TRY_ASSIGN(const auto found, observe_volume(scope, id, {}));
-        TRY(let_go_on(found));
-    }
+    if (dm_is_loaded()) TRY(let_go_on(scope, id, options.server));
     if (!state.mount_points.empty()) TRY(unmount_filesystem(options.mount_point, options.timeout));
     WEFT_CRASH_POINT("kernel.unmounted");
     if (dm_is_loaded()) {
-        TRY(remove_clear_device(scope, id));
+        TRY(remove_clear_device(scope, id, options.server));
         WEFT_CRASH_POINT("kernel.crypt-gone");
-        TRY(converge(scope, id, {}, no_server));
+        TRY(converge(scope, id, {}, options.server));
     }
     WEFT_CRASH_POINT("kernel.dm-gone");
     for (const auto& device : connected) TRY(disconnect_nbd(device, options.timeout));

@@ -34,7 +34,7 @@ status open(const dm::luks_volume& volume, std::string_view key, bool record_for
     // Held from the look to the last write, as for mkfs: nobody else formats in between.
     const unique_fd fd{::open(volume.device.c_str(), O_RDWR | O_CLOEXEC)};
     if (!fd) return errno_error(errno, fmt::format("open {}", volume.device));
-    TRY(lock_device(fd.get(), volume.device));
+    TRY(lock_device(fd.get(), volume.device, helper_lock_patience));
     TRY_ASSIGN(const auto found, probe_open_device(fd.get(), volume.device));
     const auto plan = plan_format(record_formatted, {"crypto_LUKS", volume.uuid, "LUKS header"}, found);
     if (plan.action == format_action::refuse) return error{errc::corrupt, plan.reason};

@@ -21,6 +21,7 @@ namespace {
 
 /// A mount replays a journal: as long as a fresh disk of this size may need.
 constexpr std::chrono::milliseconds mount_patience{60000};
+constexpr std::chrono::milliseconds data_patience{60000};
 
 struct mount_arguments {
     const char *device, *target, *type, *options;
@@ -56,21 +57,28 @@ result<std::optional<mount_entry>> mounted_at(const fs_ns::path& target) {
     return std::optional<mount_entry>{};
 }
 
-/// `data` is what the container gets: lost+found stays out of sight, and Docker's copy-up meets an empty directory.
-result<std::string> ensure_data_directory(const fs_ns::path& target) {
-    const fs_ns::path data = target / "data";
-    if (::mkdir(data.c_str(), 0755) == 0) {
-        // mkdir obeys the umask; only a fresh one is touched, later its owner and mode belong to the user.
-        if (::chmod(data.c_str(), 0755) != 0) return errno_error(errno, fmt::format("set mode of {}", data.string()));
-        return data.string();
-    }
-    if (errno != EEXIST) return errno_error(errno, fmt::format("create {}", data.string()));
+/// In a child (run_isolated), because the file system waits for its device. Only a fresh directory is touched: later
+/// its owner and mode belong to the user.
+int call_make_data(int, const void* argument) {
+    const auto* data = static_cast<const char*>(argument);
+    ::umask(022);
+    if (::mkdir(data, 0755) == 0) return 0;
+    if (errno != EEXIST) return errno;
     struct stat st {};
-    if (::lstat(data.c_str(), &st) != 0) return errno_error(errno, fmt::format("look at {}", data.string()));
-    if (!S_ISDIR(st.st_mode))
-        return error{errc::corrupt,
-                     fmt::format("{} is not a directory; move it away to use the volume", data.string())};
-    return data.string();
+    if (::lstat(data, &st) != 0) return errno;
+    return S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+}
+
+/// `data` is what the container gets: lost+found stays out of sight, and Docker's copy-up meets an empty directory.
+result<std::string> ensure_data_directory(const fs_ns::path& target, int server) {
+    const std::string data = (target / "data").string();
+    const auto what = fmt::format("create {}", data);
+    TRY(await_left_behind(what, data_patience, server));
+    const auto made = run_isolated({call_make_data, data.c_str(), {}, server}, what, data_patience);
+    if (made.has_value()) return data;
+    if (made.error().os_errno == ENOTDIR)
+        return error{errc::corrupt, fmt::format("{} is not a directory; move it away to use the volume", data)};
+    return made.error();
 }
 
 }  // namespace
@@ -83,7 +91,7 @@ result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, cons
     TRY(await_left_behind(unmounting(target_name), mount_patience, server));
     TRY(await_left_behind(what, mount_patience, server));
     TRY_ASSIGN(const auto present, mounted_at(target));
-    if (present && present->device == wanted) return ensure_data_directory(target);
+    if (present && present->device == wanted) return ensure_data_directory(target, server);
     if (present)
         return error{errc::busy, fmt::format("{} is occupied by a mount of {} ({}); unmount it first", target.string(),
                                              present->source, present->type)};
@@ -91,7 +99,7 @@ result<std::string> mount_filesystem(const fs_ns::path& device, fs_type fs, cons
     const mount_arguments arguments{device_name.c_str(), target_name.c_str(), type.c_str(),
                                     fs == fs_type::ext4 ? "errors=remount-ro" : ""};
     TRY(run_isolated({call_mount, &arguments, {}, server}, what, mount_patience));
-    return ensure_data_directory(target);
+    return ensure_data_directory(target, server);
 }
 
 status grow_filesystem(const fs_ns::path& device, fs_type fs, const fs_ns::path& target,

@@ -32,6 +32,7 @@ constexpr std::size_t backend_bytes_max = 255;
 constexpr milliseconds resend_after_min{1000};
 // The driver's own choice after NBD_ATTR_TIMEOUT 0 (nbd_set_cmd_timeout): what the device's next user may expect.
 constexpr milliseconds driver_io_timeout{30000};
+constexpr milliseconds io_timeout_wait{1000};
 
 status check_spec(const nbd_spec& spec) {
     const auto refuse = [](std::string text) { return error{errc::invalid_argument, std::move(text)}; };
@@ -75,14 +76,31 @@ result<std::optional<nbd_device>> find_exactly(const std::string& backend) {
     return std::optional<nbd_device>{std::move(found.front())};
 }
 
+struct file_text {
+    const char* path;
+    const std::string* text;
+};
+
+int call_write(int, const void* argument) {
+    const auto& what = *static_cast<const file_text*>(argument);
+    const int file = ::open(what.path, O_WRONLY | O_CLOEXEC);
+    if (file < 0) return errno;
+    const ssize_t n = ::write(file, what.text->data(), what.text->size());
+    return n == static_cast<ssize_t>(what.text->size()) ? 0 : n < 0 ? errno : EIO;
+}
+
 /// Not part of the netlink commands. Killed before: the driver's 30 s stay until the next call.
+/// Newer kernels freeze the queue for it (queue_attr_store, Linux 6.11), which waits for the requests under way: a
+/// child does it, and may come to it later.
 status set_io_timeout(int index, milliseconds timeout) {
     const auto path = fmt::format("/sys/block/nbd{}/queue/io_timeout", index);
     const auto text = fmt::format("{}\n", timeout.count());
-    const unique_fd file{::open(path.c_str(), O_WRONLY | O_CLOEXEC)};
-    if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-        return errno_error(errno, fmt::format("write {}", path));
-    return ok();
+    TRY_ASSIGN(const auto now, read_file(path));
+    if (now == text) return ok();
+    const file_text what{path.c_str(), &text};
+    auto written = run_isolated({call_write, &what, {}}, "write " + path, io_timeout_wait);
+    if (written.has_error() && written.error().code == errc::timed_out) return ok();
+    return written;
 }
 
 /// What the device is to be: the server's words and the spec's put together.

@@ -123,8 +123,9 @@ struct run_request {
     int stdin_fd = -1;                   // the caller's; -1: /dev/null
     /// Takes what is to be read from stdout, in place of `output`, which has stderr only then. True: there may be more.
     std::function<bool(int fd)> take_stdout = nullptr;
-    int give_up_fd = -1;         // the caller's: readable (a pidfd: that process has ended), it is killed
-    bool whole_session = false;  // it gets a session of its own; what it started is killed with it after `timeout`
+    int give_up_fd = -1;              // the caller's: readable (a pidfd: that process has ended), it is killed
+    bool whole_session = false;       // it gets a session of its own; what it started is killed with it after `timeout`
+    std::string left_behind_as = {};  // for await_left_behind, if it does not die at once
 };
 struct run_outcome {
     int exit_code = 0;
@@ -149,8 +150,9 @@ struct isolated_call {
 /// own time), else the errno's.
 status run_isolated(isolated_call what, std::string_view description, std::chrono::milliseconds timeout);
 
-/// Waits for an isolated call of that description that was left behind: what it does may not be done twice, or not be
-/// done after what comes next. Errors: timed_out, unavailable as above.
+/// Waits for an isolated call of that description that was left behind, or a command (run_request::left_behind_as):
+/// what it does may not be done twice, or not be done after what comes next. Errors: timed_out, unavailable as above;
+/// io_failed when it cannot be known.
 status await_left_behind(std::string_view description, std::chrono::milliseconds timeout, int give_up_fd);
 
 /// As run, but a non-zero exit code is io_failed with the command's name and the end of its output.

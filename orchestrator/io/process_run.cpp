@@ -37,7 +37,7 @@ constexpr std::chrono::milliseconds reap_patience{2000};
 /// One of our children, not yet reaped.
 struct straggler {
     pid_t pid;
-    std::string what;  // the description of an isolated call; empty: a command, which was killed
+    std::string what;  // the description of an isolated call; of a command, which was killed, what it is left behind as
 };
 std::mutex left_behind_mutex;
 std::vector<straggler> left_behind;  // guarded by left_behind_mutex
@@ -52,12 +52,16 @@ void reap_left_behind() {
     std::erase_if(left_behind, [](const straggler& one) { return ::waitpid(one.pid, nullptr, WNOHANG) != 0; });
 }
 
-/// A pidfd of an isolated call of that description that was left behind and still runs; else empty.
-unique_fd find_straggler(std::string_view what) {
+/// A pidfd of what was left behind as that; empty if there is none. Errors: io_failed.
+result<unique_fd> find_straggler(std::string_view what) {
     const std::lock_guard lock{left_behind_mutex};
-    for (const auto& one : left_behind)
-        if (!what.empty() && one.what == what) return unique_fd{::pidfd_open(one.pid, 0)};
-    return {};
+    for (const auto& one : left_behind) {
+        if (one.what != what) continue;
+        unique_fd pidfd{::pidfd_open(one.pid, 0)};  // not reaped yet: the number is still its own
+        if (!pidfd) return errno_error(errno, fmt::format("look for an earlier '{}'", what));
+        return pidfd;
+    }
+    return unique_fd{};
 }
 
 int milliseconds_until(clock::time_point deadline) {
@@ -87,10 +91,10 @@ std::optional<int> wait_status(pid_t child, int pidfd, clock::time_point deadlin
     return status_word;
 }
 
-void kill_and_reap(pid_t child, int pidfd, bool whole_session) {
-    if (whole_session) ::kill(-child, SIGKILL);  // not reaped yet: the number is still its group's
+void kill_and_reap(pid_t child, int pidfd, const run_request& what) {
+    if (what.whole_session) ::kill(-child, SIGKILL);  // not reaped yet: the number is still its group's
     ::pidfd_send_signal(pidfd, SIGKILL, nullptr, 0);
-    if (!wait_status(child, pidfd, clock::now() + reap_patience)) leave_behind(child);
+    if (!wait_status(child, pidfd, clock::now() + reap_patience)) leave_behind(child, what.left_behind_as);
 }
 
 struct child_files {
@@ -188,7 +192,7 @@ result<run_outcome> run(const run_request& what) {
     const auto ended = collect(child.pid, child.pidfd.get(), out.reader.get(), std::move(taken.reader), what,
                                outcome.output, given_up);
     if (!ended) {
-        kill_and_reap(child.pid, child.pidfd.get(), what.whole_session);
+        kill_and_reap(child.pid, child.pidfd.get(), what);
         if (given_up)
             return error{errc::unavailable, fmt::format("{} was killed: what it waits for has ended", program)};
         return error{errc::timed_out,
@@ -260,7 +264,7 @@ status run_isolated(isolated_call what, std::string_view description, std::chron
 }
 
 status await_left_behind(std::string_view description, std::chrono::milliseconds timeout, int give_up_fd) {
-    const unique_fd straggling = find_straggler(description);
+    TRY_ASSIGN(const auto straggling, find_straggler(description));
     if (!straggling) return ok();
     const auto outcome = wait_for_end(straggling.get(), give_up_fd, clock::now() + timeout);
     if (outcome != wait_outcome::ended) return not_waited_for(outcome, description, timeout);

@@ -76,6 +76,7 @@ struct teardown_options {
     std::chrono::milliseconds timeout{20000};  // for each step that can hang while the volume holds
     bool server_is_gone = false;  // volume server dead or fenced (R5): I/O fails, nothing more can be written; go on
                                   // through I/O errors
+    int server = -1;              // as in attach_wait
 };
 
 class volume_devices {

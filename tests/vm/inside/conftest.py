@@ -11,6 +11,8 @@ sys.path[:0] = [str(TESTS), str(TESTS / "cluster")]
 from cluster.conftest import *  # noqa: E402,F401,F403
 from kernel_devices import assert_nothing_left, cut_devices, tell_state, use_kernel  # noqa: E402
 from lib.cluster import new_mount_id  # noqa: E402
+from lib.plugin_client import PluginError  # noqa: E402
+from lib.waiting import wait_for  # noqa: E402
 
 
 @pytest.fixture
@@ -46,6 +48,8 @@ def mounted(cluster):
     yield make
     for name, mount_id in made:
         node.plugin.unmount(name, mount_id)
-        node.plugin.remove(name)
+        # On a busy machine the store's disk may keep a change waiting for longer than weftd does.
+        wait_for(lambda name=name: node.plugin.remove(name) or True, 120, f"{name} to be removed",
+                 retry_on=(PluginError,))
     assert_nothing_left(node)
     cluster.assert_no_leaks(60)
