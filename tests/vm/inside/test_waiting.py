@@ -134,3 +134,21 @@ def test_the_volume_server_dies_while_a_set_waits_for_its_next_table(cluster, mo
     load.stop()
     load.assert_nothing_lost()
     assert said("dmsetup", "status", mirror).split()[5] == "AA"
+
+
+def test_a_device_that_was_left_suspended_goes_on_before_it_is_detached(cluster):
+    """What a helper leaves that was killed in the middle of a change, with a volume server that lives."""
+    node, away = cluster[0], cluster[1]
+    node.plugin.create("db", size="64MiB", stripes="2")
+    mount_id, content = new_mount_id(), os.urandom(4 << 20)
+    (Path(node.plugin.mount("db", mount_id)) / "file").write_bytes(content)
+    [top] = devices(node)[0]
+    said("dmsetup", "suspend", "--noflush", "--nolockfs", top)
+    node.plugin.unmount("db", mount_id)
+    cluster.wait_detached("db", 240)
+    assert_nothing_left(node)
+    mount_id = new_mount_id()
+    assert (Path(away.plugin.mount("db", mount_id)) / "file").read_bytes() == content
+    away.plugin.unmount("db", mount_id)
+    away.plugin.remove("db")
+    cluster.assert_no_leaks(60)
