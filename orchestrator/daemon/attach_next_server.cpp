@@ -43,6 +43,7 @@ result<volume_record> attach_steps::replace_server(attachment& of, const std::st
 }
 
 result<volume_record> attach_steps::put_next_server(attachment& of, const std::string& name) {
+    if (const auto link = of.current_link()) link->server_exited();  // the exit watcher may come to it later
     TRY_ASSIGN(const auto config, read_attach_config(env_.options.runtime_dir, of.id));
     const std::uint64_t old_epoch = config ? config->epoch : 0;
     TRY_ASSIGN(const auto held, env_.records.read(name));
@@ -59,7 +60,6 @@ result<volume_record> attach_steps::put_next_server(attachment& of, const std::s
         TRY_ASSIGN(now, become_writer(before, false));
     }
     WEFT_CRASH_POINT("replace.recorded");
-    if (const auto link = of.current_link()) link->server_exited();  // the exit watcher may come to it later
     // Should what follows fail half-way, with the new server running: the device is looked at until it has its sockets.
     of.look_at_device_again();
     TRY(start_server(of, before, now));
@@ -116,7 +116,6 @@ result<volume_record> attach_steps::restart_server(attachment& of, const std::st
     // The old one first: an engine that saw the next epoch would fail what its users ask (R5) instead of leaving it to
     // the next server.
     TRY(kill_volume_server(env_.options.runtime_dir, of.id));
-    if (const auto link = of.current_link()) link->server_exited();
     WEFT_CRASH_POINT("restart.server-ended");
     auto now = put_next_server(of, name);
     if (now.has_error()) {

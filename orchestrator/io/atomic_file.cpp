@@ -37,17 +37,17 @@ void unique_fd::reset() noexcept {
     fd_ = -1;
 }
 
-namespace {
-
-status write_all(int fd, std::string_view content, const fs::path& path) {
+status write_all(int fd, std::string_view content, const fs::path& name) {
     while (!content.empty()) {
         const ssize_t n = ::write(fd, content.data(), content.size());
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return errno_error(errno, fmt::format("write {}", path.string()));
+        if (n < 0) return errno_error(errno, fmt::format("write {}", name.string()));
         content.remove_prefix(static_cast<std::size_t>(n));
     }
     return ok();
 }
+
+namespace {
 
 status sync_directory(const fs::path& directory) {
     const unique_fd fd{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
@@ -81,23 +81,28 @@ status write_file_atomically(const fs::path& path, std::string_view content, mod
     return sync_directory(directory);
 }
 
+result<std::string> read_to_end(int fd, const fs::path& name, std::size_t max_bytes) {
+    std::string content;
+    std::array<char, 16384> piece;
+    for (;;) {
+        const ssize_t n = ::read(fd, piece.data(), piece.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno_error(errno, fmt::format("read {}", name.string()));
+        if (n == 0) return content;
+        content.append(piece.data(), static_cast<std::size_t>(n));
+        if (content.size() > max_bytes)
+            return error{errc::corrupt, fmt::format("{} is larger than {} bytes", name.string(), max_bytes)};
+    }
+}
+
 result<std::optional<std::string>> read_file(const fs::path& path, std::size_t max_bytes) {
     const unique_fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)};
     if (!fd) {
         if (errno == ENOENT || errno == ENOTDIR) return std::optional<std::string>{};
         return errno_error(errno, fmt::format("open {}", path.string()));
     }
-    std::string content;
-    std::array<char, 16384> piece;
-    for (;;) {
-        const ssize_t n = ::read(fd.get(), piece.data(), piece.size());
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return errno_error(errno, fmt::format("read {}", path.string()));
-        if (n == 0) return std::optional<std::string>{std::move(content)};
-        content.append(piece.data(), static_cast<std::size_t>(n));
-        if (content.size() > max_bytes)
-            return error{errc::corrupt, fmt::format("{} is larger than {} bytes", path.string(), max_bytes)};
-    }
+    TRY_ASSIGN(auto content, read_to_end(fd.get(), path, max_bytes));
+    return std::optional<std::string>{std::move(content)};
 }
 
 std::string read_tail(const fs::path& path, std::uintmax_t from, std::size_t max_bytes) {

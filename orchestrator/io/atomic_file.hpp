@@ -43,6 +43,11 @@ status write_file_atomically(const std::filesystem::path& path, std::string_view
 /// The whole content, nullopt if there is no such file. Errors: corrupt when larger than `max_bytes`; io_failed.
 result<std::optional<std::string>> read_file(const std::filesystem::path& path, std::size_t max_bytes = 1024 * 1024);
 
+/// What an open file or pipe has from here to its end; `name` is for errors. Errors: as read_file.
+result<std::string> read_to_end(int fd, const std::filesystem::path& name, std::size_t max_bytes = 1024 * 1024);
+/// All of it, however many calls that takes. Errors: no_space, io_failed.
+status write_all(int fd, std::string_view content, const std::filesystem::path& name);
+
 /// The last `max_bytes` of what was written to `path` after `from` bytes: a log's tail for an error text. Empty on any
 /// error.
 std::string read_tail(const std::filesystem::path& path, std::uintmax_t from = 0, std::size_t max_bytes = 2000);

@@ -18,8 +18,6 @@ struct probe_result {
     std::string uuid;  // of a file system; may be empty
     std::string label;
     bool partition_table = false;
-
-    friend bool operator==(const probe_result&, const probe_result&) = default;
 };
 
 /// Low-level probe of superblocks and partition tables, no cache. Errors: io_failed (also for read errors), not_found.

@@ -3,11 +3,9 @@
 
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
-
 #include "dm-tables/core/step_text.hpp"
 #include "dm-tables/io/dm_driver.hpp"
+#include "nbd-backend/base/units.hpp"
 #include "orchestrator/io/helper_process.hpp"
 #include "orchestrator/io/process.hpp"
 
@@ -17,20 +15,10 @@ namespace {
 
 constexpr std::chrono::seconds dm_wait{300};  // longer than the driver's patience with udev, which it may need twice
 
+constexpr std::size_t steps_max_bytes = 64 * mib;
+
 std::string steps_of(const volume_id& volume) {
     return "device-mapper steps of volume " + volume.str();
-}
-
-result<std::string> read_all(int fd) {
-    std::string text;
-    std::array<char, 4096> piece;
-    for (;;) {
-        const ssize_t n = ::read(fd, piece.data(), piece.size());
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return errno_error(errno, "read the steps");
-        if (n == 0) return text;
-        text.append(piece.data(), static_cast<std::size_t>(n));
-    }
 }
 
 }  // namespace
@@ -47,7 +35,7 @@ status await_steps(const volume_id& volume, int server) {
 }
 
 result<std::string> dm_helper(const std::vector<std::string>& /*words*/) {
-    TRY_ASSIGN(const auto text, read_all(STDIN_FILENO));
+    TRY_ASSIGN(const auto text, read_to_end(STDIN_FILENO, "the steps", steps_max_bytes));
     TRY_ASSIGN(const auto steps, dm::decode_steps(text));
     TRY(dm::driver::apply(steps));
     return std::string();

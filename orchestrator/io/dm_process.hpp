@@ -12,8 +12,6 @@
 
 namespace weft {
 
-inline constexpr int no_server = -1;
-
 /// As dm::driver::apply. `server` as in helper_call. Errors: those of apply; timed_out; unavailable. Killed in between,
 /// it leaves what a killed weftd leaves, and may be in its last step still: see await_steps.
 status apply_steps(const volume_id& volume, const std::vector<dm::step>& steps, int server);

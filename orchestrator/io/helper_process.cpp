@@ -63,11 +63,7 @@ result<std::string> run_helper(const helper_call& what) {
 result<unique_fd> memory_file(std::string_view text) {
     unique_fd fd{::memfd_create("weft", MFD_CLOEXEC)};
     if (!fd) return errno_error(errno, "memfd_create");
-    while (!text.empty()) {
-        const ssize_t n = ::write(fd.get(), text.data(), text.size());
-        if (n < 0 && errno != EINTR) return errno_error(errno, "write to a file in memory");
-        if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
-    }
+    TRY(write_all(fd.get(), text, "a file in memory"));
     if (::lseek(fd.get(), 0, SEEK_SET) != 0) return errno_error(errno, "rewind a file in memory");
     return fd;
 }
