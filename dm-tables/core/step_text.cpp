@@ -28,10 +28,6 @@ bool is_word(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
 }
 
-bool is_path(std::string_view word) {
-    return word.starts_with('/');
-}
-
 class reader {
 public:
     explicit reader(std::string_view text) : left_(text) {}
@@ -112,26 +108,6 @@ result<std::vector<raw_step>> decode_steps(std::string_view text) {
         steps.push_back(std::move(next));
     }
     return steps;
-}
-
-std::vector<std::string> devices_of(const raw_table& rows) {
-    std::vector<std::string> devices;
-    for (const raw_row& row : rows)
-        for (const std::string_view word : words_of(row.params))
-            if (is_path(word) && std::find(devices.begin(), devices.end(), word) == devices.end())
-                devices.emplace_back(word);
-    return devices;
-}
-
-raw_table by_number(const raw_table& rows, const device_numbers& numbers) {
-    raw_table numbered = rows;
-    for (raw_row& row : numbered) {
-        std::string params;
-        for (const std::string_view word : words_of(row.params))
-            params += (params.empty() ? "" : " ") + (is_path(word) ? numbers.find(word)->second : std::string(word));
-        row.params = std::move(params);
-    }
-    return numbered;
 }
 
 }  // namespace weft::dm

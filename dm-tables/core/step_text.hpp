@@ -32,9 +32,4 @@ std::string encode(const std::vector<raw_step>& steps);
 /// Errors: corrupt, naming the line.
 result<std::vector<raw_step>> decode_steps(std::string_view text);
 
-/// The words of a rendered table that name devices, in order, once.
-std::vector<std::string> devices_of(const raw_table& rows);
-/// The same rows, devices by number. Precondition: each has one.
-raw_table by_number(const raw_table& rows, const device_numbers& numbers);
-
 }  // namespace weft::dm

@@ -107,17 +107,10 @@ status check_target(const error_target& /*it*/, std::uint64_t /*length*/) {
     return ok();
 }
 
-/// How a device is written: nothing if it cannot be.
-using speller = std::function<std::optional<std::string>(const std::string& path)>;
-
-/// Appends the words of a target; false if a device could not be written.
+/// The words of a target.
 class writer {
 public:
-    explicit writer(const speller& spell) : spell_(spell) {}
-
-    std::string operator()(const linear_target& it) {
-        return fmt::format("{} {}", device(it.device), it.offset_sectors);
-    }
+    std::string operator()(const linear_target& it) { return fmt::format("{} {}", it.device, it.offset_sectors); }
 
     std::string operator()(const striped_target& it) {
         std::string words = fmt::format("{} {}", it.stripes.size(), it.chunk_sectors);
@@ -139,7 +132,7 @@ public:
         std::string words =
             fmt::format("raid1 {} 0 {} {}", optional.size() + 1, fmt::join(optional, " "), it.legs.size());
         for (const raid1_leg& leg : it.legs)
-            words += leg.missing() ? " - -" : fmt::format(" {} {}", device(leg.meta), device(leg.data));
+            words += leg.missing() ? " - -" : fmt::format(" {} {}", leg.meta, leg.data);
         return words;
     }
 
@@ -151,18 +144,6 @@ public:
     }
 
     std::string operator()(const error_target& /*it*/) { return {}; }
-
-    [[nodiscard]] bool complete() const { return complete_; }
-
-private:
-    std::string device(const std::string& path) {
-        const auto word = spell_(path);
-        complete_ = complete_ && word.has_value();
-        return word.value_or("?");
-    }
-
-    const speller& spell_;
-    bool complete_ = true;
 };
 
 std::string type_of(const target& it) {
@@ -173,13 +154,18 @@ std::string type_of(const target& it) {
         it);
 }
 
-std::optional<raw_table> render_with(const table& rows, const speller& spell) {
-    raw_table raw;
-    writer write(spell);
-    for (const table_row& row : rows)
-        raw.push_back({row.start_sectors, row.length_sectors, type_of(row.what), std::visit(write, row.what)});
-    if (!write.complete()) return std::nullopt;
-    return raw;
+/// A device's path is absolute, and nothing else in a table begins with a slash.
+bool is_path(std::string_view word) {
+    return word.starts_with('/');
+}
+
+/// The words of all rows that are of that kind, in order, once.
+std::vector<std::string> words_in(const raw_table& rows, bool (*is_one)(std::string_view)) {
+    std::vector<std::string> words;
+    for (const raw_row& row : rows)
+        for (const std::string_view word : words_of(row.params))
+            if (is_one(word) && std::find(words.begin(), words.end(), word) == words.end()) words.emplace_back(word);
+    return words;
 }
 
 template <typename Row>
@@ -211,14 +197,28 @@ status check(const table& rows) {
 }
 
 raw_table render(const table& rows) {
-    return *render_with(rows, [](const std::string& path) { return std::optional<std::string>(path); });
+    raw_table raw;
+    for (const table_row& row : rows)
+        raw.push_back({row.start_sectors, row.length_sectors, type_of(row.what), std::visit(writer{}, row.what)});
+    return raw;
+}
+
+std::optional<raw_table> by_number(const raw_table& rows, const device_numbers& numbers) {
+    raw_table numbered = rows;
+    for (raw_row& row : numbered) {
+        std::string params;
+        for (const std::string_view word : words_of(row.params)) {
+            const auto found = is_path(word) ? numbers.find(word) : numbers.end();
+            if (is_path(word) && found == numbers.end()) return std::nullopt;
+            params += (params.empty() ? "" : " ") + (is_path(word) ? found->second : std::string(word));
+        }
+        row.params = std::move(params);
+    }
+    return numbered;
 }
 
 std::optional<raw_table> render_by_number(const table& rows, const device_numbers& numbers) {
-    return render_with(rows, [&numbers](const std::string& path) {
-        const auto found = numbers.find(path);
-        return found == numbers.end() ? std::nullopt : std::optional<std::string>(found->second);
-    });
+    return by_number(render(rows), numbers);
 }
 
 std::string to_text(const raw_table& rows) {
@@ -229,22 +229,16 @@ std::string to_text(const raw_table& rows) {
     return text;
 }
 
+std::vector<std::string> devices_of(const raw_table& rows) {
+    return words_in(rows, is_path);
+}
+
 std::vector<std::string> devices_of(const table& rows) {
-    std::vector<std::string> devices;
-    render_with(rows, [&devices](const std::string& path) {
-        if (std::find(devices.begin(), devices.end(), path) == devices.end()) devices.push_back(path);
-        return std::optional<std::string>(path);
-    });
-    return devices;
+    return devices_of(render(rows));
 }
 
 std::vector<std::string> numbers_in(const raw_table& rows) {
-    std::vector<std::string> numbers;
-    for (const raw_row& row : rows)
-        for (const std::string_view word : words_of(row.params))
-            if (is_device_number(word) && std::find(numbers.begin(), numbers.end(), word) == numbers.end())
-                numbers.emplace_back(word);
-    return numbers;
+    return words_in(rows, is_device_number);
 }
 
 std::uint64_t length_sectors(const table& rows) {

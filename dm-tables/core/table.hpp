@@ -13,7 +13,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -121,6 +120,7 @@ raw_table render(const table& rows);
 using device_numbers = std::map<std::string, std::string, std::less<>>;
 
 /// The same words as the kernel gives them back: devices by number. Nothing if a device has no number (is not there).
+std::optional<raw_table> by_number(const raw_table& rows, const device_numbers& numbers);
 std::optional<raw_table> render_by_number(const table& rows, const device_numbers& numbers);
 
 /// "0 2048 linear /dev/nbd0 0\n…", as dmsetup(8) prints tables.
@@ -128,6 +128,7 @@ std::string to_text(const raw_table& rows);
 
 /// Every device that the table maps, in order, once.
 std::vector<std::string> devices_of(const table& rows);
+std::vector<std::string> devices_of(const raw_table& rows);
 
 /// The device numbers that a table of the kernel refers to, in order, once.
 std::vector<std::string> numbers_in(const raw_table& rows);

@@ -257,8 +257,9 @@ private:
 
     status load(const raw_step& it) {
         TRY_ASSIGN(const device_numbers numbers, numbers_for(inside_, it.rows));
+        const auto numbered = by_number(it.rows, numbers);  // numbers_for found each
         request ask(inside_, DM_DEVICE_RELOAD, it.name);
-        for (const raw_row& row : by_number(it.rows, numbers))
+        for (const raw_row& row : *numbered)
             ask.set(dm_task_add_target(ask.get(), row.start_sectors, row.length_sectors, row.type.c_str(),
                                        row.params.c_str()));
         return ask.run();
