@@ -79,6 +79,28 @@ result<probe_result> probe_open_device(int fd, const std::string& device) {
     return found;
 }
 
+result<std::vector<device_signature>> find_signatures(int fd, const std::string& name) {
+    const probe_handle probe{::blkid_new_probe()};
+    if (!probe || ::blkid_probe_set_device(probe.get(), fd, 0, 0) != 0)
+        return errno_error(errno == 0 ? ENOMEM : errno, fmt::format("probe {}", name));
+    ::blkid_probe_enable_superblocks(probe.get(), 1);
+    ::blkid_probe_set_superblocks_flags(
+        probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_BADCSUM);
+    ::blkid_probe_enable_partitions(probe.get(), 1);
+    ::blkid_probe_set_partitions_flags(probe.get(), BLKID_PARTS_FORCE_GPT);
+    std::vector<device_signature> found;
+    for (;;) {
+        errno = 0;
+        const int outcome = ::blkid_do_probe(probe.get());  // 0: another one, 1: no more
+        if (outcome == 1) return found;
+        if (outcome != 0) return errno_error(errno == 0 ? EIO : errno, fmt::format("probe {}", name));
+        device_signature one{value_of(probe.get(), "TYPE"), value_of(probe.get(), "UUID"),
+                             value_of(probe.get(), "LABEL")};
+        if (one.type.empty()) one = {value_of(probe.get(), "PTTYPE"), value_of(probe.get(), "PTUUID"), ""};
+        if (!one.type.empty()) found.push_back(std::move(one));
+    }
+}
+
 std::string describe(const probe_result& found) {
     if (found.ambivalent && found.type.empty()) return "several signatures at once (blkid calls the device ambivalent)";
     if (found.partition_table)

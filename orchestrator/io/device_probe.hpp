@@ -5,8 +5,10 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "nbd-backend/base/result.hpp"
+#include "orchestrator/core/drive_device.hpp"
 
 namespace weft {
 
@@ -25,6 +27,10 @@ result<probe_result> probe_device(const std::filesystem::path& device);
 
 /// The same of one that is open; `device` is its name in errors.
 result<probe_result> probe_open_device(int fd, const std::string& device);
+
+/// Every signature, also where several contradict each other, which the probe above sums up as one word. Errors:
+/// io_failed.
+result<std::vector<device_signature>> find_signatures(int fd, const std::string& name);
 
 /// For people: "'ext4' with UUID …".
 std::string describe(const probe_result& found);

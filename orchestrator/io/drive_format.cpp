@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "orchestrator/io/drive_format.hpp"
 
-#include <blkid/blkid.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
@@ -14,12 +13,12 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <span>
 #include <sstream>
 
 #include "nbd-backend/base/crash_point.hpp"
 #include "nbd-backend/core/crc32c.hpp"
+#include "orchestrator/io/device_probe.hpp"
 #include "orchestrator/io/filesystem.hpp"
 #include "orchestrator/io/process.hpp"
 
@@ -35,40 +34,6 @@ constexpr std::uint64_t mark_offset = edge_bytes - mark_bytes;
 constexpr std::string_view mark_text = "A drive that weftd was making here: ";
 constexpr std::chrono::minutes mkfs_patience{5};
 static_assert(drive_device_min_bytes >= 2 * edge_bytes);
-
-struct probe_deleter {
-    void operator()(blkid_probe probe) const { ::blkid_free_probe(probe); }
-};
-
-std::string value_of(blkid_probe probe, const char* name) {
-    const char* data = nullptr;
-    std::size_t length = 0;
-    if (::blkid_probe_lookup_value(probe, name, &data, &length) != 0 || data == nullptr) return {};
-    return std::string(data);
-}
-
-/// Every signature, also where several contradict each other (filesystem.hpp's probe sums those up as one word).
-result<std::vector<device_signature>> find_signatures(int fd, const std::string& name) {
-    const std::unique_ptr<blkid_struct_probe, probe_deleter> probe{::blkid_new_probe()};
-    if (!probe || ::blkid_probe_set_device(probe.get(), fd, 0, 0) != 0)
-        return errno_error(errno == 0 ? ENOMEM : errno, fmt::format("probe {}", name));
-    ::blkid_probe_enable_superblocks(probe.get(), 1);
-    ::blkid_probe_set_superblocks_flags(
-        probe.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_UUID | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_BADCSUM);
-    ::blkid_probe_enable_partitions(probe.get(), 1);
-    ::blkid_probe_set_partitions_flags(probe.get(), BLKID_PARTS_FORCE_GPT);
-    std::vector<device_signature> found;
-    for (;;) {
-        errno = 0;
-        const int outcome = ::blkid_do_probe(probe.get());  // 0: another one, 1: no more
-        if (outcome == 1) return found;
-        if (outcome != 0) return errno_error(errno == 0 ? EIO : errno, fmt::format("probe {}", name));
-        device_signature one{value_of(probe.get(), "TYPE"), value_of(probe.get(), "UUID"),
-                             value_of(probe.get(), "LABEL")};
-        if (one.type.empty()) one = {value_of(probe.get(), "PTTYPE"), value_of(probe.get(), "PTUUID"), ""};
-        if (!one.type.empty()) found.push_back(std::move(one));
-    }
-}
 
 result<std::vector<std::byte>> read_at(int fd, std::uint64_t offset, std::uint64_t bytes, const std::string& name) {
     std::vector<std::byte> data(bytes);

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from lib.cluster import new_mount_id
 from lib.waiting import wait_for
 
 
@@ -46,6 +47,14 @@ def cut_devices(cluster):
         node.kill_weftd()
         for device in devices(node)[1]:
             subprocess.run(["nbd-client", "-d", f"/dev/{device}"], capture_output=True)
+
+
+def read_mounted(node, volume, file):
+    """What a file of a volume holds that is mounted for this only."""
+    mount_id = new_mount_id()
+    content = (Path(node.plugin.mount(volume, mount_id)) / file).read_bytes()
+    node.plugin.unmount(volume, mount_id)
+    return content
 
 
 def assert_nothing_left(node):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from file_load import FileLoad
-from kernel_devices import SLOW, assert_nothing_left, devices, said
+from kernel_devices import SLOW, assert_nothing_left, devices, read_mounted, said
 from lib.cluster import CliError, new_mount_id
 from lib.waiting import wait_for
 
@@ -164,9 +164,7 @@ def test_what_was_written_and_not_synced_outlives_the_volume_server(cluster):
     old.plugin.unmount("db", mount_id)
     cluster.wait_detached("db", 240)
     assert_nothing_left(old)
-    mount_id = new_mount_id()
-    assert (Path(new.plugin.mount("db", mount_id)) / "file").read_bytes() == content
-    new.plugin.unmount("db", mount_id)
+    assert read_mounted(new, "db", "file") == content
     new.plugin.remove("db")
     cluster.assert_no_leaks(60)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from file_load import FileLoad
-from kernel_devices import SLOW, assert_nothing_left, devices, said
+from kernel_devices import SLOW, assert_nothing_left, devices, read_mounted, said
 from lib.cluster import new_mount_id
 from lib.waiting import wait_for
 
@@ -160,9 +160,7 @@ def test_a_mirrored_volume_that_nobody_uses_is_repaired(cluster):
     assert_nothing_left(node)
     # From the leg that was filled while nobody looked, on its own node.
     node.kill_storage()
-    mount_id = new_mount_id()
-    assert (Path(other.plugin.mount("db", mount_id)) / "file").read_bytes() == content
-    other.plugin.unmount("db", mount_id)
+    assert read_mounted(other, "db", "file") == content
     node.start()
     cluster.wait_up_to_date("db", 300)
     other.plugin.remove("db")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from file_load import FileLoad
-from kernel_devices import SLOW, assert_nothing_left, devices, said
+from kernel_devices import SLOW, assert_nothing_left, devices, read_mounted, said
 from lib import belongings
 from lib.cluster import new_mount_id
 from lib.waiting import wait_for
@@ -147,8 +147,6 @@ def test_a_device_that_was_left_suspended_goes_on_before_it_is_detached(cluster)
     node.plugin.unmount("db", mount_id)
     cluster.wait_detached("db", 240)
     assert_nothing_left(node)
-    mount_id = new_mount_id()
-    assert (Path(away.plugin.mount("db", mount_id)) / "file").read_bytes() == content
-    away.plugin.unmount("db", mount_id)
+    assert read_mounted(away, "db", "file") == content
     away.plugin.remove("db")
     cluster.assert_no_leaks(60)
