@@ -154,7 +154,10 @@ def test_a_device_that_is_not_blank_or_in_use_is_refused_and_stays_as_it_was(nod
             (f"printf '{table}' | dd of={two} bs=1 seek=446 && printf '\\x55\\xaa' | dd of={two} bs=1 seek=510 && "
              f"blockdev --rereadpt {two}", f"with the partition {two[5:]}1"),
             (f"printf 'a database' | dd of={two} bs=512 seek=100", "nothing recognises")):
-        guest.run(f"wipefs -qa {two}; {make}; sync")
+        # Under the lock that keeps udev away: when somebody who wrote closes the device, it reads the partitions anew,
+        # too, and two cannot do that at a time.
+        guest.run(f"exec 9<{two}; flock 9; wipefs -qa {two}; {make}; sync")
+        guest.run("udevadm settle")
         before = content(guest, "two")
         assert word in nodes.refused("n1", "drive", "add", two)
         assert content(guest, "two") == before
