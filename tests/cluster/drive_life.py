@@ -89,7 +89,7 @@ class DriveLife(Life):
         assert len(servers) == 1
         self.reach("loss")
         weftd = self.home.weftd
-        weftd.send_signal(signal.SIGSTOP)
+        belongings.stop(weftd.pid)
         belongings.kill_all(lambda: [pid for pid in servers if not belongings.is_zombie(pid)])
         run("umount", *self.mounts())
         run("losetup", "--detach", self.device)

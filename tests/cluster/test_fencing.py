@@ -7,6 +7,7 @@ import time
 import nbd
 import pytest
 
+from lib import belongings
 from lib.cluster import CliError
 from lib.io_load import Writer
 from lib.waiting import assert_stays, wait_for
@@ -89,7 +90,7 @@ def test_the_old_writer_that_comes_back_from_a_pause_gets_errors_only(workspace,
     load = Writer(workspace, attach(first)["nbd_uri"])
     try:
         load.wait_progress(100)
-        first.weftd.send_signal(signal.SIGSTOP)
+        belongings.stop(first.weftd.pid)
         try:
             new = wait_for(lambda: attach(second), 30, "the lease to run out", interval=0.3, retry_on=(CliError,))
             wait_for(lambda: load.errors or load.process.poll() is not None, 30, "the first writer to be told")

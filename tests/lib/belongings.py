@@ -92,6 +92,19 @@ def kill(pid, number=signal.SIGKILL):
         os.close(handle)
 
 
+def _stopped(pid):
+    """Of every thread: a zombie's one does nothing any more, either."""
+    return all(stat[stat.rindex(b")") + 2:][:1] in (b"T", b"Z", b"X")
+               for stat in map(_read, Path(f"/proc/{pid}/task").glob("*/stat")) if stat)
+
+
+def stop(pid, timeout=30):
+    """SIGSTOP, and its threads stand still when this returns. The signal alone does not wait for that: on a busy
+    machine another thread goes on answering until the one that has to take it runs."""
+    kill(pid, signal.SIGSTOP)
+    wait_for(lambda: _stopped(pid), timeout, f"every thread of process {pid} to stop")
+
+
 def kill_all(pids_now, timeout=20, what="processes to die"):
     """kill -9 of everything that pids_now() names, again and again until it names nothing."""
     def none_left():

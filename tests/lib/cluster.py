@@ -127,17 +127,18 @@ class Node:
         self.runtime.mkdir()
         self.plugin_socket.unlink(missing_ok=True)
 
-    def signal_storage(self, number):
+    def _storage(self):
         pids = self.replica_servers()
         assert pids, f"{self.name} has no replica server"
-        for pid in pids:
-            belongings.kill(pid, number)
+        return pids
 
     def pause_storage(self):
-        self.signal_storage(signal.SIGSTOP)
+        for pid in self._storage():
+            belongings.stop(pid)
 
     def resume_storage(self):
-        self.signal_storage(signal.SIGCONT)
+        for pid in self._storage():
+            belongings.kill(pid, signal.SIGCONT)
 
     # ---- asking ----
     def try_weft(self, *arguments, timeout=90, json_output=True):

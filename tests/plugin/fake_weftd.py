@@ -15,11 +15,9 @@ import time
 
 
 class FakeWeftd:
-    lease = True
-
-    def __init__(self, path, states, policy="commit"):
+    def __init__(self, path, states, policy="commit", lease=True):
         """`states`: one dictionary {replica id: state} per extent."""
-        self.path, self.states, self.policy = str(path), states, policy
+        self.path, self.states, self.policy, self.lease = str(path), states, policy, lease
         self.hellos, self.statuses, self.proposals, self.notices, self.detached = [], [], [], [], []
         self.unanswered = {}
         self.commits = []  # (extent, replica, state) in the order of commitment

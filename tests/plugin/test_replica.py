@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drive_on_disk import MIB, PLUGIN, described, encode_slot  # noqa: E402
+from lib import belongings  # noqa: E402
 from lib.waiting import wait_for  # noqa: E402
 from replica_rig import (  # noqa: E402,F401
     BLOCK, SIZE, Opener, assert_fenced, drive, extents, failure, fenced, lend, refused, start, workspace)
@@ -562,7 +563,7 @@ def test_a_second_server_on_the_drive_refuses_and_names_the_first(workspace, dri
     assert f"already served by another process (pid {server.process.pid})" in start_refused(workspace,
                                                                                             f"drive={drive.path}")
     # A stopped server is no dead server: its requests may still be under way.
-    server.process.send_signal(signal.SIGSTOP)
+    belongings.stop(server.process.pid)
     assert "already served" in start_refused(workspace, f"drive={drive.path}")
     server.process.send_signal(signal.SIGCONT)
     server.kill()

@@ -15,6 +15,7 @@ import nbd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib import belongings  # noqa: E402
 from lib.waiting import wait_for  # noqa: E402
 from plugin_tools import BUILD, drive_tool  # noqa: E402
 from fake_weftd import FakeWeftd  # noqa: E402
@@ -79,7 +80,7 @@ class ReplicaServer:
 
     def freeze(self):
         """SIGSTOP: the kernel still accepts connections, nobody answers."""
-        self.signal(signal.SIGSTOP)
+        belongings.stop(self.process.pid)
 
     def thaw(self):
         self.signal(signal.SIGCONT)
@@ -169,16 +170,16 @@ class Rig:
                 "min_replicas": self.min_replicas, **self.times, "policy": self.policy,
                 "extents": self.members(), **more}
 
-    def attach(self, weftd="commit", clean=True, **more):
+    def attach(self, weftd="commit", clean=True, lease=True, **more):
         """A new epoch. Returns the volume server; its weftd is `self.weftd`, or None if `weftd` is None."""
         self.epoch += 1
         volume = VolumeServer(self, self.config(clean=clean, **more), f"volume{self.epoch}")
         self.volumes.append(volume)
-        self.weftd = self.join(volume, weftd) if weftd else None
+        self.weftd = self.join(volume, weftd, lease) if weftd else None
         return volume
 
-    def join(self, volume, policy="commit"):
-        weftd = FakeWeftd(volume.control, self.states, policy)
+    def join(self, volume, policy="commit", lease=True):
+        weftd = FakeWeftd(volume.control, self.states, policy, lease)
         self.weftds.append(weftd)
         return weftd
 

@@ -82,7 +82,7 @@ class Stop:
     def begin(self):
         self.pids = self.victims()
         for pid in self.pids:
-            belongings.kill(pid, signal.SIGSTOP)
+            belongings.stop(pid)
 
     def end(self):
         for pid in self.pids:

@@ -58,7 +58,7 @@ class KernelLife(Life):
             self.reach("legs")
             servers = self.away.replica_servers()  # has a leg, as every node
             for pid in servers:
-                os.kill(pid, signal.SIGSTOP)
+                belongings.stop(pid)
             self.must_have_died("legs")
             self.wait_ready()
             load.wait_progress(what="writes to go on without a leg")

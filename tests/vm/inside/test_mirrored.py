@@ -9,6 +9,7 @@ import pytest
 
 from file_load import FileLoad
 from kernel_devices import SLOW, assert_nothing_left, devices, read_mounted, said
+from lib import belongings
 from lib.cluster import new_mount_id
 from lib.waiting import wait_for
 
@@ -86,7 +87,7 @@ def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mirrored):
     # Now the leg that was filled anew is all there is. (weftd stays: without it nobody could record the loss.)
     servers = node.replica_servers()
     for pid in servers:
-        os.kill(pid, signal.SIGSTOP)
+        belongings.stop(pid)
     load.wait_progress(what="writes to go on with the other leg")
     load.stop()
     load.assert_nothing_lost()
