@@ -179,7 +179,19 @@ private:
     }
 
     void add(verb what, const dm_device& device) {
-        out_.steps.push_back({what, device.name, device.uuid, what == verb::load ? device.rows : table{}});
+        const bool with_rows = what == verb::load || what == verb::doubt;
+        out_.steps.push_back({what, device.name, device.uuid, with_rows ? device.rows : table{}});
+    }
+
+    /// Before a set that does not run is loaded: it reads the superblocks then. P6.
+    void doubt_legs(const part& it) {
+        for (const table_row& row : it.wanted->rows) {
+            const auto* set = std::get_if<raid1_target>(&row.what);
+            if (set == nullptr || set->start != raid1_start::by_bitmap) continue;
+            for (const raid1_leg& leg : set->legs)
+                for (const dm_device& meta : stack_.devices)
+                    if (node_path(meta.name) == leg.meta) add(verb::doubt, meta);
+        }
     }
 
     /// True if any part of the stack under `it` changes.
@@ -228,10 +240,12 @@ private:
     void bring_up(part& it) {
         it.settled = true;
         if (!it.exists) add(verb::create, *it.wanted);
-        if (it.has_table)
+        if (it.has_table) {
             clear(it);
-        else
+        } else {
+            doubt_legs(it);
             load(it);
+        }
         if (!it.has_table || it.suspended) add(verb::resume, *it.wanted);
     }
 
@@ -350,6 +364,7 @@ std::string_view to_string(step::verb verb) {
     switch (verb) {
         case step::verb::create: return "create";
         case step::verb::load: return "load";
+        case step::verb::doubt: return "doubt";
         case step::verb::clear: return "clear";
         case step::verb::suspend: return "suspend";
         case step::verb::resume: return "resume";

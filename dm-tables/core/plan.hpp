@@ -8,6 +8,7 @@
 //   P3  a raid1 set never runs over a leg that it takes for equal and that holds something else
 //   P4  nothing that somebody has open is removed; nothing that is not ours, or of another scope, is touched
 //   P5  no volume shrinks: a record read half is no reason to cut off data
+//   P6  a set of legs that may differ (by_bitmap) is never started without being told so
 //
 // Order. From below: what is missing is made, loaded and resumed. Then what changes: tables that can be loaded
 // beforehand are (a suspended device holds its users' I/O, so that time is kept short), then suspended from the top
@@ -59,6 +60,8 @@ struct step {
     enum class verb {
         create,   // name and UUID, no table yet
         load,     // `rows` becomes the inactive table, in place of one that is there
+        doubt,    // of a leg's metadata device: its superblock says that the legs may differ where the bitmap has
+                  // marks (raid_superblock.hpp); `rows` says where it is. Only while no set reads it
         clear,    // forget the inactive table
         suspend,  // new I/O waits; I/O under way is waited for
         resume,   // swap in the inactive table if there is one, let I/O go on
@@ -67,7 +70,7 @@ struct step {
     verb what = verb::create;
     std::string name;
     std::string uuid;
-    table rows;  // only for load
+    table rows;  // only for load and doubt
 
     bool operator==(const step&) const = default;
 };

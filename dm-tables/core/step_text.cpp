@@ -13,7 +13,7 @@ namespace weft::dm {
 
 namespace {
 
-constexpr std::array all_verbs = {step::verb::create,  step::verb::load,   step::verb::clear,
+constexpr std::array all_verbs = {step::verb::create,  step::verb::load,   step::verb::doubt, step::verb::clear,
                                   step::verb::suspend, step::verb::resume, step::verb::remove};
 constexpr std::size_t words_of_step = 4;
 constexpr std::size_t words_of_row = 3;  // and the parameters
@@ -84,7 +84,7 @@ result<std::vector<raw_step>> render(const std::vector<step>& steps) {
             return error{errc::invalid_argument,
                          fmt::format("'{}', UUID '{}', is not a device's name", shown(it.name), shown(it.uuid))};
         raw_step one{it.what, it.name, it.uuid, {}};
-        if (it.what == step::verb::load) {
+        if (it.what == step::verb::load || it.what == step::verb::doubt) {
             if (auto checked = check(it.rows); checked.has_error())
                 return checked.error().within(fmt::format("load {}", it.name));
             one.rows = render(it.rows);

@@ -88,7 +88,7 @@ status check_target(const raid1_target& it, std::uint64_t length) {
                                  raid1_regions_max));
     const bool any_rebuild = std::any_of(it.legs.begin(), it.legs.end(), [](const auto& leg) { return leg.rebuild; });
     if (it.start != raid1_start::by_superblock && any_rebuild)
-        return wrong("a leg to be rebuilt contradicts 'sync' and 'nosync', which speak of all legs");
+        return wrong("a leg cannot be rebuilt from legs that are to be made equal, or called equal, in the same table");
     return ok();
 }
 
@@ -123,7 +123,6 @@ public:
     std::string operator()(const raid1_target& it) {
         std::vector<std::string> optional;
         if (it.start == raid1_start::assume_equal) optional.emplace_back("nosync");
-        if (it.start == raid1_start::resync) optional.emplace_back("sync");
         for (std::size_t i = 0; i < it.legs.size(); ++i)
             if (it.legs[i].rebuild) optional.insert(optional.end(), {"rebuild", std::to_string(i)});
         if (it.max_recovery_kib != 0)

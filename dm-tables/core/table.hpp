@@ -52,8 +52,9 @@ struct raid1_leg {
 /// What dm-raid shall believe of a set when it starts.
 enum class raid1_start {
     by_superblock,  // what the superblocks say; of a new set: nothing is in sync yet
+    by_bitmap,      // the legs may differ where md's bitmap has marks: made equal from the first leg, which reads are
+                    // from meanwhile. Not in the table's words, the superblocks tell it (raid_superblock.hpp)
     assume_equal,   // "nosync": the legs are equal already; only right for legs that were born all holes
-    resync,         // "sync": copy everything from the first leg, whatever the superblocks say
 };
 
 struct raid1_target {

@@ -123,7 +123,7 @@ private:
                 continue;
             }
             const bool rebuild = extent.state == leg_state::rebuild;
-            if (rebuild) set.start = raid1_start::by_superblock;
+            if (rebuild && set.start == raid1_start::assume_equal) set.start = raid1_start::by_superblock;
             const std::string meta_path = add_device(meta, {{0, meta_sectors, linear_target{extent.path, 0}}});
             const std::string data_path =
                 add_device(data, {{0, data_sectors, linear_target{extent.path, meta_sectors}}});

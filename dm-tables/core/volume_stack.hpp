@@ -51,8 +51,9 @@ struct extent_device {
 
 struct layout_segment {
     std::vector<extent_device> extents;  // of equal size; striped: 1 or more, mirrored: 2..raid1_legs_max legs
-    /// Mirrored: what raid1 believes of new legs. assume_equal is right for extents that were born all holes; it is not
-    /// said of a segment that has a leg to be rebuilt.
+    /// Mirrored: what raid1 believes of its legs when it starts. assume_equal is right for extents that were born all
+    /// holes; it is not said of a segment that has a leg to be rebuilt. by_bitmap has no such leg (dm-raid would forget
+    /// to make the others equal, raid_ctr's `rs_setup_recovery`): it is taken in when that is done.
     raid1_start start = raid1_start::by_superblock;
 };
 
@@ -61,8 +62,8 @@ struct volume_layout {
     std::string volume_name;  // passed the grammar of orchestrator/core/names.hpp
     std::string scope;        // usually empty
     layout_kind kind = layout_kind::striped;
-    std::uint64_t chunk_bytes = 64 * kib;  // striped over more than one extent: a power of two, at least 4 KiB
-    std::vector<layout_segment> segments;  // in logical order; a volume grows by one more at the end
+    std::uint64_t chunk_bytes = 64 * kib;     // striped over more than one extent: a power of two, at least 4 KiB
+    std::vector<layout_segment> segments;     // in logical order; a volume grows by one more at the end
     std::uint64_t resync_kib_per_second = 0;  // 0: the kernel's default
 };
 

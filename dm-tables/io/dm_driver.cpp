@@ -19,6 +19,7 @@
 #include "dm-tables/core/dm_name.hpp"
 #include "dm-tables/core/text.hpp"
 #include "dm-tables/io/kernel_log.hpp"
+#include "dm-tables/io/leg_superblock.hpp"
 #include "dm-tables/io/udev_cookie.hpp"
 
 namespace weft::dm {
@@ -240,6 +241,7 @@ public:
         if (!there) return error{errc::not_found, "there is no such device"};
         switch (it.what) {
             case step::verb::load: return load(it);
+            case step::verb::doubt: return doubt(it);
             case step::verb::clear: return request(inside_, DM_DEVICE_CLEAR, it.name).run();
             case step::verb::suspend: return suspend(it);
             case step::verb::resume: return resume(it);
@@ -263,6 +265,14 @@ private:
             ask.set(dm_task_add_target(ask.get(), row.start_sectors, row.length_sectors, row.type.c_str(),
                                        row.params.c_str()));
         return ask.run();
+    }
+
+    /// Where it is, and not by the device's own node, which udev may not have made yet.
+    status doubt(const raw_step& it) {
+        const auto words = it.rows.empty() ? std::vector<std::string_view>{} : words_of(it.rows.front().params);
+        if (words.size() != 2 || it.rows.front().type != "linear" || words[1] != "0")
+            return error{errc::invalid_argument, "a leg's metadata are not at the beginning of a device"};
+        return doubt_leg(std::string(words[0]));
     }
 
     status suspend(const raw_step& it) {

@@ -4,7 +4,7 @@
 //   engine_jobs.cpp   jobs: sending to replicas, collecting answers, completing
 //   engine_links.cpp  links, fencing (R2), hold-record-release (R4), proposals
 //   engine_copy.cpp   copying under the range lock: recovery (R7), resync (R8), repair in place (R10), taking back
-//   (full) engine_map.cpp    the replicas' write-intent bitmaps (R6): reading, mirroring and clearing them
+//   engine_map.cpp    the replicas' write-intent bitmaps (R6): reading, mirroring and clearing them
 //   engine_scrub.cpp  comparing the replicas
 //   engine_legs.cpp   what is different when device-mapper replicates and the replicas are its legs
 //

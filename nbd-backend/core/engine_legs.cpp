@@ -17,9 +17,12 @@
 //     has it in sync, weftd says so (on_leg); it is flushed, and the record calls it up_to_date. A request of its that
 //     failed meanwhile has been recorded first, so a late word of "in sync" finds it outdated;
 //   - no recovery (R7), resync (R8) or scrub by the engine: raid1 has a bitmap of its own on the legs. Its bits are
-//     cleared after a flush of the leg, because the bitmap is on the same nbd device (md_super_write's PREFLUSH), so a
-//     set that is *assembled anew* makes equal what hosts forgot. One that is in use does not look: when all hosts of
-//     its legs have restarted under it (device_lives), one leg stays and the others are filled anew;
+//     cleared after a flush of the leg, because the bitmap is on the same nbd device (md_super_write's PREFLUSH), and a
+//     set that is *assembled anew* makes equal what is marked there (dm-tables/core/raid_superblock.hpp): what was
+//     under way when the writer died, and what hosts forgot. Not covered is a cut of all hosts' power between two legs'
+//     flushes for one and the same clearing: milliseconds every few seconds, and a write that nobody has flushed since.
+//     A set that is in use does not look: when all hosts of its legs have restarted under it (device_lives), one leg
+//     stays and the others are filled anew;
 //   - the replicas' bitmaps (R6) are cleared at a detach only. They tell checksums what to be sure of, and nothing
 //   else.
 #include <algorithm>

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <set>
 
+#include "dm-tables/core/raid_superblock.hpp"
 #include "dm-tables/core/status.hpp"
 #include "dm-tables/io/dm_driver.hpp"
 #include "nbd-backend/base/crash_point.hpp"
@@ -63,20 +64,29 @@ result<nbd_device> connect_leg(const kernel_scope& scope, const volume_paths& pa
 
 /// In a child (run_isolated). Past the page cache, which may have been filled before another device wrote there.
 int call_look(int, const void* argument) {
-    alignas(block_bytes) static std::array<unsigned char, block_bytes> block;
+    alignas(block_bytes) static std::array<std::byte, block_bytes> block;
     const int fd = ::open(static_cast<const char*>(argument), O_RDONLY | O_DIRECT | O_CLOEXEC);
     if (fd < 0) return errno;
     const ssize_t got = ::pread(fd, block.data(), block.size(), 0);
     if (got != static_cast<ssize_t>(block.size())) return got < 0 ? errno : EIO;
-    return std::all_of(block.begin(), block.end(), [](unsigned char byte) { return byte == 0; }) ? 0 : EEXIST;
+    switch (dm::content_of(block)) {
+        case dm::leg_content::blank: return 0;
+        case dm::leg_content::superblock: return EEXIST;
+        case dm::leg_content::other: break;
+    }
+    return EILSEQ;
 }
 
-/// Has no set been on this leg yet? Its first block is where dm-raid's superblock goes.
+/// Has no set been on this leg yet?
 result<bool> is_blank(const std::string& device, int server) {
     const auto looked =
         run_isolated({call_look, device.c_str(), {}, server}, fmt::format("read {}", device), look_wait);
     if (looked.has_value()) return true;
-    if (looked.error().code == errc::already_exists) return false;
+    if (looked.error().os_errno == EEXIST) return false;
+    if (looked.error().os_errno == EILSEQ)
+        return error{errc::corrupt, EILSEQ,
+                     fmt::format("{} is a leg that holds something else than dm-raid's superblock where that should be",
+                                 device)};
     return looked.error();
 }
 
@@ -89,20 +99,41 @@ const dm::observed_device* find_set(const dm::observation& found, unsigned segme
     return nullptr;
 }
 
-/// The set that runs was told that its legs are equal: saying the same again keeps its table as it is.
-bool runs_as_equal(const dm::observed_device& set) {
-    return set.active && set.active->size() == 1 && set.active->front().params.find(" nosync") != std::string::npos;
+/// Was the set that runs told so?
+bool was_told(const dm::observed_device& set, std::string_view word) {
+    return set.active && set.active->size() == 1 &&
+           set.active->front().params.find(fmt::format(" {} ", word)) != std::string::npos;
 }
 
-/// What the set is to believe of its legs when it is assembled. All of them blank: they were born all holes, so they
-/// are equal. Some: a daemon or a host died while the first superblocks were written, and that comes before the first
-/// write of data; the blank ones are filled from the others, because dm-raid wants it so (super_init_validation:
-/// "New device injected into existing raid set").
-status decide_start(dm::layout_segment& segment, const dm::observed_device* set, int server) {
-    if (set != nullptr) {
-        if (runs_as_equal(*set)) segment.start = dm::raid1_start::assume_equal;
-        return ok();
-    }
+std::size_t count_legs(const dm::layout_segment& segment, dm::leg_state state) {
+    return static_cast<std::size_t>(std::count_if(segment.extents.begin(), segment.extents.end(),
+                                                  [&](const dm::extent_device& leg) { return leg.state == state; }));
+}
+
+/// Legs to be rebuilt wait until the others are equal: dm-raid cannot do both, and would forget that they may differ
+/// (raid_ctr: a table with "rebuild" sets recovery_cp to "in sync"). That those are comes as an event.
+void hold_back_rebuilds(dm::layout_segment& segment) {
+    for (auto& leg : segment.extents)
+        if (leg.state == dm::leg_state::rebuild) leg.state = dm::leg_state::missing;
+}
+
+/// Legs that nobody rebuilds are being made equal, or are to be. A repair looks at all of them, too: what a scrub is
+/// told to do, and what a set goes on with that was interrupted (raid_preresume).
+bool is_becoming_equal(const dm::observed_device& set) {
+    if (was_told(set, "rebuild")) return false;
+    if (set.status.size() != 1) return true;
+    const auto told = dm::parse_raid_status(set.status.front().params);
+    if (told.has_error()) return true;
+    using action = dm::sync_action;
+    return told->action == action::resync || told->action == action::repair || told->action == action::frozen ||
+           (told->action == action::idle && told->done_sectors < told->all_sectors);
+}
+
+/// Of a set that is assembled now. All legs blank: they were born all holes, so they are equal. Some: a daemon or a
+/// host died while the first superblocks were written, and that comes before the first write of data; the blank ones
+/// are filled from the others, because dm-raid wants it so (super_init_validation: "New device injected into existing
+/// raid set"). None: they may differ where md's bitmap has marks, whoever had the set last and however that ended (R7).
+status decide_assembly(dm::layout_segment& segment, int server) {
     std::vector<dm::extent_device*> blank;
     std::size_t known = 0;
     for (auto& leg : segment.extents) {
@@ -113,10 +144,23 @@ status decide_start(dm::layout_segment& segment, const dm::observed_device* set,
         else
             ++known;
     }
-    if (known == 0)
+    if (known == 0) {
         segment.start = dm::raid1_start::assume_equal;
-    else
+    } else if (!blank.empty()) {
         for (auto* leg : blank) leg->state = dm::leg_state::rebuild;
+    } else if (known > 1) {
+        segment.start = dm::raid1_start::by_bitmap;
+        hold_back_rebuilds(segment);
+    }
+    return ok();
+}
+
+/// What the set is to believe of its legs.
+status decide_start(dm::layout_segment& segment, const dm::observed_device* set, int server) {
+    if (set == nullptr || !set->active) return decide_assembly(segment, server);
+    // Saying the same again keeps its table as it is.
+    if (was_told(*set, "nosync")) segment.start = dm::raid1_start::assume_equal;
+    if (count_legs(segment, dm::leg_state::up_to_date) > 1 && is_becoming_equal(*set)) hold_back_rebuilds(segment);
     return ok();
 }
 

@@ -20,6 +20,7 @@ std::vector<step> one_of_each() {
          {step::verb::create, step::verb::clear, step::verb::suspend, step::verb::resume, step::verb::remove})
         steps.push_back({verb, "weft-db", "WEFT-0b9c7a52-volume", {}});
     steps.push_back(loading(linear_target{"/dev/nbd0", 8}));
+    steps.push_back({step::verb::doubt, "weft-db", "WEFT-x", {{0, 2048, linear_target{"/dev/nbd0", 0}}}});
     steps.push_back(loading(striped_target{128, {{"/dev/nbd0", 0}, {"/dev/nbd1", 0}}}));
     raid1_target set;
     set.legs = {{"/dev/mapper/a:m0", "/dev/mapper/a:d0", false}, {"", "", false}};

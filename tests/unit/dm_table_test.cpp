@@ -55,8 +55,8 @@ TEST_CASE("dm table: raid1's optional words stand in the order in which the kern
     CHECK(text(one(8192, set)) == "0 8192 raid raid1 3 0 region_size 4096 2 /dev/m0 /dev/d0 /dev/m1 /dev/d1\n");
     set.start = raid1_start::assume_equal;
     CHECK(text(one(8192, set)) == "0 8192 raid raid1 4 0 nosync region_size 4096 2 /dev/m0 /dev/d0 /dev/m1 /dev/d1\n");
-    set.start = raid1_start::resync;
-    CHECK(text(one(8192, set)) == "0 8192 raid raid1 4 0 sync region_size 4096 2 /dev/m0 /dev/d0 /dev/m1 /dev/d1\n");
+    set.start = raid1_start::by_bitmap;
+    CHECK(text(one(8192, set)) == "0 8192 raid raid1 3 0 region_size 4096 2 /dev/m0 /dev/d0 /dev/m1 /dev/d1\n");
     set.start = raid1_start::by_superblock;
     set.legs.push_back({"/dev/m2", "/dev/d2", true});
     set.legs[1].rebuild = true;
@@ -122,7 +122,8 @@ TEST_CASE("dm table: raid1 wants legs that make sense") {
     CHECK(why_not(with([](auto& set) {
               set.legs[1].rebuild = true;
               set.start = raid1_start::assume_equal;
-          })) == "row 0: a leg to be rebuilt contradicts 'sync' and 'nosync', which speak of all legs");
+          })) ==
+          "row 0: a leg cannot be rebuilt from legs that are to be made equal, or called equal, in the same table");
     CHECK(why_not(with([](auto& set) { set.region_sectors = 3000; })).find("region of 3000") != std::string::npos);
     CHECK(why_not(with([](auto& set) { set.region_sectors = 16384; })).find("region of 16384") != std::string::npos);
 }

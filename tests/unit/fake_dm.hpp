@@ -3,7 +3,8 @@
 // hang on, and watches law P3 of dm-tables/core/plan.hpp.
 //
 // Every block device below has a content, a number. A running raid1 set wants the same content on all legs that it
-// reads; a leg with "rebuild" gets it as the set is resumed.
+// reads; a leg with "rebuild" gets it as the set is resumed. What was under way when the power was cut lies beside it:
+// legs on which that differs are made equal only by a set whose superblocks, all of them, say that they may differ.
 #pragma once
 
 #include <fmt/format.h>
@@ -22,6 +23,8 @@ struct fake_disk {
     std::string number;
     std::uint64_t sectors = 0;
     int content = 0;
+    int under_way = 0;     // what became of the last writes
+    bool doubted = false;  // the superblock says that legs may differ
 };
 
 struct fake_device {
@@ -38,7 +41,7 @@ public:
     std::vector<fake_device> devices;
 
     void plug(const std::string& path, std::uint64_t sectors, int content) {
-        disks[path] = {fmt::format("43:{}", disks.size()), sectors, content};
+        disks[path] = {fmt::format("43:{}", disks.size()), sectors, content, 0, false};
     }
 
     fake_device* find(const std::string& name) {
@@ -120,6 +123,7 @@ private:
         if (device == nullptr || device->uuid != step.uuid) return "no such device";
         switch (step.what) {
             case verb::load: return load(*device, step.rows);
+            case verb::doubt: return doubt(*device, step.rows);
             case verb::clear: device->inactive.reset(); return {};
             case verb::suspend: return suspend(*device);
             case verb::resume: return resume(*device);
@@ -149,6 +153,16 @@ private:
         return {};
     }
 
+    std::string doubt(const fake_device& device, const dm::table& rows) {
+        const auto path = dm::devices_of(rows).at(0);
+        if (!disks.contains(path)) return path + " is not there";
+        for (const fake_device& holder : devices)
+            if (set_in(holder.active) != nullptr && maps(holder.active, dm::node_path(device.name)))
+                return "a set is running that keeps this superblock in memory";
+        disks[path].doubted = true;
+        return {};
+    }
+
     std::string suspend(fake_device& device) {
         if (!device.active || device.suspended) return "nothing to suspend";
         if (set_in(device.active) != nullptr)
@@ -160,7 +174,8 @@ private:
 
     std::string resume(fake_device& device) {
         if (!device.active && !device.inactive) return "no table";
-        if (device.inactive) {
+        const bool begins = device.inactive.has_value();
+        if (begins) {
             device.active = std::exchange(device.inactive, std::nullopt);
             device.dead.clear();
             device.suspended = true;
@@ -170,27 +185,42 @@ private:
             if (const fake_device* lower = by_node(path); lower != nullptr && lower->suspended && set_in(device.active))
                 return "a set reads its bitmap from the suspended " + path;
         device.suspended = false;
-        if (const dm::raid1_target* set = set_in(device.active)) rebuild(*set);
+        if (const dm::raid1_target* set = set_in(device.active); set != nullptr && begins) synchronise(*set);
         return {};
     }
 
-    void rebuild(const dm::raid1_target& set) {
-        int good = 0;
-        for (const dm::raid1_leg& leg : set.legs)
-            if (!leg.missing() && !leg.rebuild) good = disks[disk_under(leg.data)].content;
-        for (const dm::raid1_leg& leg : set.legs)
-            if (leg.rebuild) disks[disk_under(leg.data)].content = good;
+    void synchronise(const dm::raid1_target& set) {
+        const fake_disk* first = nullptr;
+        bool doubted = true;
+        bool rebuilds = false;
+        for (const dm::raid1_leg& leg : set.legs) {
+            if (leg.missing()) continue;
+            rebuilds = rebuilds || leg.rebuild;
+            if (leg.rebuild) continue;
+            const fake_disk& disk = disks[disk_under(leg.data)];
+            if (first == nullptr) first = &disk;
+            doubted = doubted && disk.doubted;
+        }
+        for (const dm::raid1_leg& leg : set.legs) {
+            if (leg.missing()) continue;
+            fake_disk& disk = disks[disk_under(leg.data)];
+            if (leg.rebuild) disk.content = first->content;
+            if (leg.rebuild || (doubted && !rebuilds)) disk.under_way = first->under_way;
+            disk.doubted = false;
+        }
     }
 
-    /// P3.
+    /// P3, P6.
     std::string unlawful() {
         for (const fake_device& device : devices) {
             const dm::raid1_target* set = set_in(device.active);
             if (set == nullptr || device.suspended) continue;
-            std::set<int> contents;
-            for (unsigned i = 0; i < set->legs.size(); ++i)
-                if (!set->legs[i].missing() && !device.dead.contains(i))
-                    contents.insert(disks[disk_under(set->legs[i].data)].content);
+            std::set<std::pair<int, int>> contents;
+            for (unsigned i = 0; i < set->legs.size(); ++i) {
+                if (set->legs[i].missing() || device.dead.contains(i)) continue;
+                const fake_disk& disk = disks[disk_under(set->legs[i].data)];
+                contents.insert({disk.content, disk.under_way});
+            }
             if (contents.size() != 1) return fmt::format("{} runs over legs that differ", device.name);
         }
         return {};

@@ -47,8 +47,10 @@ result<volume_stack> stack_of(const std::string& line, const std::string& scope)
     layout.kind = it.at("kind").as_string() == "mirrored" ? layout_kind::mirrored : layout_kind::striped;
     if (const auto* chunk = it.if_contains("chunk")) layout.chunk_bytes = chunk->to_number<std::uint64_t>();
     const auto* nosync = it.if_contains("nosync");
+    const bool by_bitmap = it.contains("start") && it.at("start").as_string() == "by_bitmap";
     for (const json::value& segment : it.at("segments").as_array()) {
         layout.segments.emplace_back();
+        if (by_bitmap) layout.segments.back().start = raid1_start::by_bitmap;
         if (nosync != nullptr && nosync->as_bool()) layout.segments.back().start = raid1_start::assume_equal;
         for (const json::value& extent : segment.as_array())
             layout.segments.back().extents.push_back({std::string(extent.at("path").as_string()),

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from file_load import FileLoad
 from kernel_devices import SLOW, assert_nothing_left, devices, read_mounted, said
 from lib import belongings
 from lib.cluster import new_mount_id
-from lib.waiting import wait_for
+from lib.waiting import DeadlineError, wait_for
 
 pytestmark = pytest.mark.limit(600)
 
@@ -166,6 +167,62 @@ def test_a_mirrored_volume_that_nobody_uses_is_repaired(cluster):
     cluster.wait_up_to_date("db", 300)
     other.plugin.remove("db")
     assert_nothing_left(other)
+    cluster.assert_no_leaks(60)
+
+
+BLOCK_WRITER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)
+block, number = mmap.mmap(-1, 4096), 0
+while True:
+    number += 1
+    block[:8] = number.to_bytes(8, "little")
+    os.pwrite(fd, block, int(sys.argv[2]))
+"""
+
+
+def test_a_write_that_only_one_leg_has_when_its_writer_dies_is_on_both_or_none_under_the_next(cluster):
+    """R7: nobody knows whether it was acknowledged, so two reads of the block must not differ by the leg."""
+    node, meta, at = cluster[0], 4 << 20, 8 << 20
+    node.plugin.create("db", layout="mirrored", size="64MiB")
+    device = node.weft("volume", "attach", "db")["nbd_uri"]
+    heir = leg_elsewhere(cluster)
+    files = {one["node"]: cluster.replica_file(one) for one in replicas_of(node)}
+
+    def number_on(leg):
+        with open(files[leg.name], "rb") as file:
+            return int.from_bytes(os.pread(file.fileno(), 8, meta + at), "little")
+
+    def on_one_leg():
+        """Stopped before it had the block's last write, not between having it and saying so."""
+        for pid in heir.replica_servers():
+            belongings.stop(pid)
+        try:
+            return wait_for(lambda: number_on(node) > number_on(heir), 2, "a write that only one leg has")
+        except DeadlineError:
+            for pid in heir.replica_servers():
+                os.kill(pid, signal.SIGCONT)
+            return False
+    writer = subprocess.Popen([sys.executable, "-c", BLOCK_WRITER, device, str(at)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: number_on(heir) > 0, 60, "the first write to be on the other leg")
+        node.kill_weftd()  # nobody can record now that a leg is lost, so the write is held (R4)
+        wait_for(on_one_leg, 120, "a write that only one leg has")
+        heir.kill_storage()
+        belongings.kill_all(node.volume_servers)
+        heir.start()
+        heir.weft("volume", "attach", "db", "--force")
+        wait_for(lambda: health_of(heir) == ["AA"], 120, "the legs to be equal")
+        assert number_on(node) == number_on(heir)
+        assert {one["state"] for one in replicas_of(heir)} == {"up_to_date"}
+        heir.weft("volume", "detach", "db")
+        cluster.wait_detached("db", 120)
+        subprocess.run(["cmp", f"--ignore-initial={meta}", *files.values()], check=True)
+    finally:
+        node.start()
+        writer.wait(120)  # it gets errors now
+    assert_nothing_left(node)
+    heir.plugin.remove("db")
     cluster.assert_no_leaks(60)
 
 
