@@ -140,6 +140,15 @@ void read_globals(const options::variables_map& given, invocation& run) {
     run.format = format == "json" ? output_format::json : output_format::table;
 }
 
+/// What a script's unset variable makes of `--size "$size"` must not mean something else than what was meant.
+void refuse_empty_values(const options::options_description& known, const options::variables_map& given) {
+    for (const auto& [name, value] : given) {
+        const auto* text = boost::any_cast<std::string>(&value.value());
+        const bool flag = known.find(name, false).semantic()->max_tokens() == 0;  // kept as an empty text, too
+        if (text != nullptr && text->empty() && !flag) throw usage_error{fmt::format("--{} is empty", name)};
+    }
+}
+
 /// Nothing on the left may be an unknown option: program_options says so by exception.
 parsed_line parse_command(const command_help& command, const std::vector<std::string>& rest) {
     for (const std::string& word : rest)
@@ -159,6 +168,7 @@ parsed_line parse_command(const command_help& command, const std::vector<std::st
                        .run(),
                    given);
     if (given.count("help") != 0) return {std::nullopt, help_of(command), ""};
+    refuse_empty_values(known, given);
     invocation run;
     run.what = command.what;
     read_globals(given, run);
@@ -171,7 +181,6 @@ parsed_line parse_command(const command_help& command, const std::vector<std::st
         run.size = given["size"].as<std::string>();
     }
     if (given.count("erase") != 0) run.erase = given["erase"].as<std::string>();
-    if (given.count("erase") != 0 && run.erase.empty()) throw usage_error{"--erase is empty"};
     if (given.count("from") != 0) run.from = given["from"].as<std::string>();
     if (command.what == verb::volume_recover && run.from.empty())
         throw usage_error{"--from is missing: name the replica to go on from; 'weft volume inspect NAME' shows them"};
