@@ -119,7 +119,12 @@ http_response docker_volume::call(docker_call which, const std::string& body) co
     if (which == docker_call::remove) return done(service_.remove_volume(request.name));
     if (which == docker_call::unmount) return done(service_.unmount_volume(request.name, request.mount_id));
     const auto where = service_.mount_volume(request.name, request.mount_id);
-    return where.has_error() ? failure(where.error()) : mounted_at(*where);
+    if (where.has_error()) return failure(where.error());
+    http_response mounted = mounted_at(*where);
+    mounted.on_delivery = [&to = service_, request](bool delivered) {
+        to.mount_answered(request.name, request.mount_id, delivered);
+    };
+    return mounted;
 }
 
 http_response docker_volume::get(const std::string& name) const {

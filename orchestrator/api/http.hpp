@@ -23,6 +23,9 @@ struct http_response {
     /// Close the connection without an answer: for the client a network error, which says nothing about the outcome.
     /// dockerd keeps what it knows of a volume then, but forgets it at any answered error (docker-plugin facts, Get).
     bool drop = false;
+    /// Called once, after this answer was handed to the client's socket (true) or could not be (false); as a handler
+    /// is, on some thread. Empty: nobody wants to know. Not called when the process ends first.
+    std::function<void(bool delivered)> on_delivery = {};
 
     static http_response dropped() {
         http_response response;

@@ -98,6 +98,9 @@ public:
     /// Attach, format if and only if the record says never formatted and blkid finds nothing, mount; count the
     /// reference before answering. Returns the path for the container.
     virtual result<std::string> mount_volume(const std::string& name, const std::string& mount_id) = 0;
+    /// After each mount_volume that succeeded: did anybody take the answer? If not, no unmount_volume will come. May
+    /// block.
+    virtual void mount_answered(const std::string& name, const std::string& mount_id, bool delivered) = 0;
     virtual status unmount_volume(const std::string& name, const std::string& mount_id) = 0;
     /// A volume that is not there is no error but nullopt; an error means "cannot know" and the Docker face must then
     /// drop the connection instead of answering (docker-plugin.md 3.3).

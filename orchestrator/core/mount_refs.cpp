@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "orchestrator/core/json_fields.hpp"
 #include "orchestrator/core/names.hpp"
@@ -19,10 +20,30 @@ constexpr std::size_t mount_id_max = 128;
 constexpr std::uint64_t format_version = 1;
 }  // namespace
 
-void mount_refs::add(const std::string& id) {
+void mount_refs::add(const std::string& id, std::uint64_t under_way) {
     mount_ref& ref = refs_[id];
+    if (ref.pending > under_way) return;
     ref.count += 1;
     ref.current += 1;
+    ref.pending += 1;
+}
+
+void mount_refs::answered(const std::string& id) {
+    const auto found = refs_.find(id);
+    if (found != refs_.end() && found->second.pending > 0) found->second.pending -= 1;
+}
+
+void mount_refs::unanswered(const std::string& id) {
+    const auto found = refs_.find(id);
+    if (found != refs_.end() && found->second.pending > 0) remove(id);
+}
+
+bool mount_refs::any_pending() const {
+    return std::any_of(refs_.begin(), refs_.end(), [](const auto& entry) { return entry.second.pending > 0; });
+}
+
+void mount_refs::doubt() {
+    for (auto& [id, ref] : refs_) ref.current -= std::exchange(ref.pending, 0);
 }
 
 bool mount_refs::remove(const std::string& id) {
@@ -31,13 +52,14 @@ bool mount_refs::remove(const std::string& id) {
     mount_ref& ref = found->second;
     ref.count -= 1;
     if (ref.current > 0) ref.current -= 1;
+    if (ref.pending > 0) ref.pending -= 1;  // whoever gives one back has had an answer
     if (ref.count == 0) refs_.erase(found);
     return true;
 }
 
 void mount_refs::activate() {
     dockerd_epoch_ += 1;
-    for (auto& [id, ref] : refs_) ref.current = 0;
+    for (auto& [id, ref] : refs_) ref.current = ref.pending = 0;
 }
 
 bool mount_refs::unused() const {
@@ -46,7 +68,11 @@ bool mount_refs::unused() const {
 
 std::string mount_refs::encode() const {
     json::object refs;
-    for (const auto& [id, ref] : refs_) refs[id] = {{"count", ref.count}, {"current", ref.current}};
+    for (const auto& [id, ref] : refs_) {
+        json::object entry{{"count", ref.count}, {"current", ref.current}};
+        if (ref.pending > 0) entry["pending"] = ref.pending;
+        refs[id] = std::move(entry);
+    }
     return json::serialize(
         json::object{{"version", format_version}, {"dockerd_epoch", dockerd_epoch_}, {"refs", std::move(refs)}});
 }
@@ -65,11 +91,17 @@ result<mount_refs> mount_refs::decode(std::string_view text) {
         if (const auto good = check_mount_id(id); good.has_error()) return fields::wrong("refs", good.error().text);
         if (!member.value().is_object()) return fields::wrong(printable(id), "is not an object");
         const auto& entry = member.value().get_object();
-        TRY(fields::expect_fields(entry, {"count", "current"}));
+        const bool pending = entry.contains("pending");
+        TRY(pending ? fields::expect_fields(entry, {"count", "current", "pending"})
+                    : fields::expect_fields(entry, {"count", "current"}));
         mount_ref ref;
         TRY_ASSIGN(ref.count, fields::number(entry, "count"));
         if (ref.count == 0) return fields::wrong("count", "is 0");
         TRY_ASSIGN(ref.current, fields::number(entry, "current", ref.count));
+        if (pending) {
+            TRY_ASSIGN(ref.pending, fields::number(entry, "pending", ref.current));
+            if (ref.pending == 0) return fields::wrong("pending", "is 0");
+        }
         decoded.refs_[id] = ref;
     }
     return decoded;

@@ -12,7 +12,12 @@
 // first. unused() is true when no current reference is left; the suspect ones alone do not hold the volume, but the
 // caller must then also see that no other mount namespace holds the file system, now and after a grace time (they may
 // belong to a container that live-restore kept running). Keeping a mount too long is safe, unmounting under a container
-// is not. Pure values; not thread-safe.
+// is not.
+//
+// A Mount whose answer nobody took gets no Unmount (docker-plugin facts, 3.4). So a reference is *pending* from before
+// the answer is given until it was taken: 0 <= pending <= current. What a weftd that was killed left pending may have
+// been answered or not. The same ID asked for again was not; otherwise doubt() makes it suspect, when no container can
+// be on its way to its mount any more. Pure values; not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -27,14 +32,23 @@ namespace weft {
 struct mount_ref {
     std::uint64_t count = 0;    // >= 1: Mounts less Unmounts
     std::uint64_t current = 0;  // of these, since the present dockerd started
+    std::uint64_t pending = 0;  // of these, not known to have been answered
     [[nodiscard]] bool suspect() const noexcept { return count > current; }
     friend bool operator==(const mount_ref&, const mount_ref&) = default;
 };
 
 class mount_refs {
 public:
-    /// Mount(id): one more reference of the present dockerd.
-    void add(const std::string& id);
+    /// Mount(id): one more reference of the present dockerd, pending; or one that is pending already, because it was
+    /// never answered. `under_way`: how many Mounts of the ID this weftd is about to answer.
+    void add(const std::string& id, std::uint64_t under_way = 0);
+    /// The answer was taken.
+    void answered(const std::string& id);
+    /// Nobody was there to take it: as if it had not been asked for.
+    void unanswered(const std::string& id);
+    [[nodiscard]] bool any_pending() const;
+    /// What is pending is not current: perhaps nobody has it.
+    void doubt();
     /// Unmount(id): one less. False if the ID is unknown, which is success for Docker.
     bool remove(const std::string& id);
     /// Plugin.Activate: a new dockerd; whatever was counted so far is of an earlier one.
@@ -51,7 +65,7 @@ public:
     [[nodiscard]] std::uint64_t dockerd_epoch() const noexcept { return dockerd_epoch_; }
     [[nodiscard]] const std::map<std::string, mount_ref>& refs() const noexcept { return refs_; }
 
-    /// {"version":1,"dockerd_epoch":3,"refs":{"<id>":{"count":2,"current":1}}}
+    /// {"version":1,"dockerd_epoch":3,"refs":{"<id>":{"count":2,"current":1,"pending":1}}}, `pending` where it is not 0
     [[nodiscard]] std::string encode() const;
     /// Errors: corrupt, naming the field.
     static result<mount_refs> decode(std::string_view json);

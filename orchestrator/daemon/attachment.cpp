@@ -3,6 +3,7 @@
 
 #include <system_error>
 
+#include "orchestrator/daemon/clock.hpp"
 #include "orchestrator/io/atomic_file.hpp"
 
 namespace weft {
@@ -55,6 +56,7 @@ status attachment_table::load_references(attachment& of) {
     }
     const std::lock_guard lock(of.state);
     of.refs = std::move(refs);
+    of.loaded_at = monotonic_now();
     of.administrative = mark.has_value();
     return ok();
 }

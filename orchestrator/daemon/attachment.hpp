@@ -33,10 +33,12 @@ struct attachment {
     std::mutex operation;
 
     mutable std::mutex state;
-    std::string name;                    // of the volume
-    std::shared_ptr<control_link> link;  // while there is a server, or was until it exited
-    std::uint64_t exit_token = 0;        // of the exit watcher, 0: none
-    mount_refs refs;                     // Docker's; a change is on disk before it is here
+    std::string name;                                // of the volume
+    std::shared_ptr<control_link> link;              // while there is a server, or was until it exited
+    std::uint64_t exit_token = 0;                    // of the exit watcher, 0: none
+    mount_refs refs;                                 // Docker's; a change is on disk before it is here
+    std::map<std::string, std::uint64_t> answering;  // Mounts by ID whose answer is under way; they are pending in refs
+    std::chrono::nanoseconds loaded_at{0};           // when the references were read: what was pending then
     bool administrative = false;
     bool dockerd_restarted = false;    // and `refs` do not say so yet
     std::uint64_t device_bytes = 0;    // of a device that can grow while it is used; 0: none, 1: not looked at yet

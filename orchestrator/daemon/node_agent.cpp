@@ -53,6 +53,10 @@ result<std::string> node_agent::mount_volume(const std::string& name, const std:
     return env_.volumes.mount(name, mount_id);
 }
 
+void node_agent::mount_answered(const std::string& name, const std::string& mount_id, bool delivered) {
+    env_.volumes.mount_answered(name, mount_id, delivered);
+}
+
 status node_agent::unmount_volume(const std::string& name, const std::string& mount_id) {
     return env_.volumes.unmount(name, mount_id);
 }

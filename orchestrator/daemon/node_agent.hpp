@@ -31,6 +31,7 @@ public:
     status create_volume(const std::string& name, const volume_options& options) override;
     status remove_volume(const std::string& name) override;
     result<std::string> mount_volume(const std::string& name, const std::string& mount_id) override;
+    void mount_answered(const std::string& name, const std::string& mount_id, bool delivered) override;
     status unmount_volume(const std::string& name, const std::string& mount_id) override;
     result<std::optional<volume_view>> get_volume(const std::string& name) override;
     result<std::vector<volume_view>> list_volumes() override;

@@ -23,7 +23,6 @@ namespace {
 
 // References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount
 // again what its containers use.
-constexpr std::chrono::seconds suspect_grace{10};
 // A dead container's mount namespace ends a moment after dockerd's Unmount, and no event tells of it.
 constexpr std::chrono::milliseconds namespace_end_wait{2000};
 constexpr std::chrono::milliseconds namespace_look_pause{50};
@@ -138,10 +137,14 @@ result<std::string> volume_keeper::mount_locked(attachment& of, const volume_rec
     auto where = mount_attached(of, attached.record);
     if (where.has_value()) {
         auto uses = uses_of(of);
-        uses.refs.add(mount_id);
+        uses.refs.add(mount_id, answers_under_way(of, mount_id));
         const auto stored = env_.table.store_references(of, uses.refs, uses.administrative);
         WEFT_CRASH_POINT("mount.referenced");
-        if (stored.has_value()) return where;
+        if (stored.has_value()) {
+            const std::lock_guard lock(of.state);
+            ++of.answering[mount_id];
+            return where;
+        }
         where = stored.error().within("record the reference");
     }
     if (of.used()) return where;  // somebody else's attachment stays
@@ -178,6 +181,13 @@ status volume_keeper::go_down_when_free(attachment& of, std::chrono::nanoseconds
     }
 }
 
+/// The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down later.
+void volume_keeper::go_down_unused(attachment& of, const std::string& name) {
+    if (const auto down = go_down_when_free(of, monotonic_now() + namespace_end_wait); down.has_error())
+        log(log_level::info, "volumes", "not taken down yet", {{"volume", name}, {"why", down.error().text}});
+    env_.wake_reconciler();
+}
+
 status volume_keeper::unmount(const std::string& name, const std::string& mount_id) {
     TRY(check_volume_name(name));
     TRY(check_mount_id(mount_id));
@@ -188,12 +198,7 @@ status volume_keeper::unmount(const std::string& name, const std::string& mount_
         if (!uses.refs.remove(mount_id)) continue;
         TRY(env_.table.store_references(*of, uses.refs, uses.administrative));
         WEFT_CRASH_POINT("unmount.dereferenced");
-        if (!uses.refs.empty() || uses.administrative) return ok();
-        // The reference is given up, whatever happens now; what cannot be taken down yet the reconciler takes down
-        // later.
-        if (const auto down = go_down_when_free(*of, monotonic_now() + namespace_end_wait); down.has_error())
-            log(log_level::info, "volumes", "not taken down yet", {{"volume", name}, {"why", down.error().text}});
-        env_.wake_reconciler();
+        if (uses.refs.empty() && !uses.administrative) go_down_unused(*of, name);
         return ok();
     }
     return ok();  // an ID that nobody knows is success for Docker
@@ -253,24 +258,6 @@ result<volume_record> volume_keeper::restart(const std::string& name) {
     if (restarted.has_error())
         return std::move(restarted).error().within(fmt::format("restart the volume server of '{}'", name));
     return restarted;
-}
-
-volume_keeper::use_set volume_keeper::uses_of(const attachment& of) {
-    const std::lock_guard lock(of.state);
-    use_set copy{of.refs, of.administrative};
-    if (of.dockerd_restarted) copy.refs.activate();
-    return copy;
-}
-
-void volume_keeper::note_restart(attachment& of) {
-    {
-        const std::lock_guard lock(of.state);
-        if (!of.dockerd_restarted) return;
-    }
-    const auto noted = uses_of(of);
-    if (const auto stored = env_.table.store_references(of, noted.refs, noted.administrative); stored.has_error())
-        log(log_level::error, "volumes", "cannot note that dockerd was restarted",
-            {{"volume", of.volume_name()}, {"error", stored.error().text}});
 }
 
 void volume_keeper::dockerd_started() {
@@ -345,17 +332,6 @@ std::vector<core::engine_status> volume_keeper::live_status_of(const volume_id& 
     return link && !link->exited() ? link->latest() : std::vector<core::engine_status>{};
 }
 
-bool volume_keeper::count_as_used(attachment& of, bool held) {
-    const std::lock_guard lock(of.state);
-    if (of.administrative || !of.refs.unused()) return true;
-    if (of.refs.empty() || held) {
-        of.idle_since.reset();
-        return false;
-    }
-    if (!of.idle_since) of.idle_since = monotonic_now();
-    return monotonic_now() - *of.idle_since < suspect_grace;
-}
-
 observed_attachment volume_keeper::observe_one(attachment& of) {
     observed_attachment seen;
     seen.id = of.id;
@@ -365,6 +341,7 @@ observed_attachment volume_keeper::observe_one(attachment& of) {
         return seen;
     }
     note_restart(of);
+    doubt_unanswered(of);
     const auto server = find_volume_server(env_.options.runtime_dir, of.id);
     const auto config = read_attach_config(env_.options.runtime_dir, of.id);
     if (server.has_error() || config.has_error()) {

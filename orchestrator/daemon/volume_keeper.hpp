@@ -33,6 +33,8 @@ public:
     void let_go();
 
     result<std::string> mount(const std::string& name, const std::string& mount_id);
+    /// As service::mount_answered.
+    void mount_answered(const std::string& name, const std::string& mount_id, bool delivered);
     status unmount(const std::string& name, const std::string& mount_id);
     result<attachment_view> attach(const std::string& name, bool force);
     status detach(const std::string& name);
@@ -79,7 +81,11 @@ private:
     };
     /// A copy of the references, with a restart of dockerd that was not noted yet. With `operation` held.
     static use_set uses_of(const attachment& of);
-    void note_restart(attachment& of);  // with `operation` held
+    // With `operation` held:
+    void note_restart(attachment& of);
+    void doubt_unanswered(attachment& of);
+    void go_down_unused(attachment& of, const std::string& name);
+    [[nodiscard]] static std::uint64_t answers_under_way(const attachment& of, const std::string& mount_id);
 
     void watch_devices();
     void observe_strays(const std::vector<volume_id>& here, std::vector<observed_attachment>& all);

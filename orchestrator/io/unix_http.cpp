@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
 #include <list>
 #include <optional>
 #include <thread>
@@ -110,6 +111,12 @@ private:
     bool over(error_code failed) {
         if (failed) close();
         return phase_ == phase::closed;
+    }
+
+    void tell(std::function<void(bool)> who, bool delivered) {
+        if (!who) return;
+        auto job = [who, delivered] { who(delivered); };
+        if (!server_.pool.post(job)) job();  // late is better than never
     }
 
     void next_request() {
@@ -215,11 +222,13 @@ private:
         out_->set(http::field::content_type, response.content_type);
         out_->keep_alive(keep);
         out_->body() = std::move(response.body);
+        on_delivery_ = std::move(response.on_delivery);
         out_->prepare_payload();
         if (head_) out_->body().clear();
         stream_.expires_after(server_.options.transfer_timeout);
         http::async_write(stream_, *out_, [self = shared_from_this(), keep, then](error_code failed, std::size_t) {
             self->out_.reset();
+            self->tell(std::exchange(self->on_delivery_, {}), !failed);
             if (self->over(failed)) return;
             then(*self, keep);
         });
@@ -247,6 +256,7 @@ private:
     beast::flat_buffer buffer_{256 * 1024};
     std::optional<http::request_parser<http::string_body>> parser_;
     std::optional<http::response<http::string_body>> out_;
+    std::function<void(bool)> on_delivery_;  // of the answer that is being written
     std::list<std::shared_ptr<session>>::iterator where_;
     std::chrono::steady_clock::time_point idle_since_;
     phase phase_ = phase::idle;

@@ -331,7 +331,7 @@ class Life:
         self.must_have_died("unmount")
         self.wait_ready()
         if self.point == "mount.referenced":
-            # The reference of a Mount that dockerd never heard the answer of: it goes with that dockerd.
+            # The reference of a Mount that dockerd never heard the answer of: it goes with that dockerd, or later.
             self.home.plugin.activate()
         self.cluster.wait_detached(self.name, timeout=LIMIT, node=self.away)
         path, mount_id = self.mount(self.away)

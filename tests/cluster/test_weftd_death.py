@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """weftd is killed with kill -9 at random instants of a volume's life: containers notice nothing, nothing leaks."""
 import http.client
+import json
 import os
 import random
+import socket
 import threading
 import time
 
@@ -117,6 +119,21 @@ def test_orderly_end_of_weftd_leaves_the_attachment_and_the_next_one_adopts_it(c
     node.plugin.unmount("db", mount_id)
     assert node.plugin.get("db")["Mountpoint"] == path, "one of two references is left"
     node.plugin.unmount("db", mount_id)
+    cluster.wait_detached("db")
+    node.plugin.remove("db")
+    cluster.assert_no_leaks()
+
+
+def test_a_mount_whose_answer_nobody_takes_is_given_up(cluster):
+    """A dockerd that timed out sends no Unmount; its container never started."""
+    node = cluster[0]
+    node.plugin.create("db", size="32MiB")
+    body = json.dumps({"Name": "db", "ID": new_mount_id()}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(node.plugin_socket))
+        connection.shutdown(socket.SHUT_RD)
+        connection.sendall(b"POST /VolumeDriver.Mount HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        wait_for(lambda: "nobody took the answer" in node.log_tail(), 30, "weftd to give the mount up")
     cluster.wait_detached("db")
     node.plugin.remove("db")
     cluster.assert_no_leaks()

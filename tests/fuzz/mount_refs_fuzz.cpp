@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Docker's mount references as they lie on the node's disk.
 //
-// Properties: what is accepted keeps 0 <= current <= count, 1 <= count, encodes to itself again and says what the input
-// said; Mount and Unmount of an ID cancel out; after Plugin.Activate nothing holds the volume any more, and nothing is
-// forgotten.
+// Properties: what is accepted keeps 0 <= pending <= current <= count, 1 <= count, encodes to itself again and says
+// what the input said; Mount and Unmount of an ID cancel out; after Plugin.Activate nothing holds the volume any more,
+// and nothing is forgotten.
 #include <limits>
 
 #include "orchestrator/core/mount_refs.hpp"
@@ -38,10 +38,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto again = mount_refs::decode(once);
     PROPERTY(again.has_value() && *again == *refs, "not itself again: {}", once);
     for (const auto& [id, ref] : refs->refs()) {
-        PROPERTY(ref.count >= 1 && ref.current <= ref.count, "{}: {} of {}", id, ref.current, ref.count);
+        PROPERTY(ref.count >= 1 && ref.current <= ref.count && ref.pending <= ref.current, "{}: {}, {} of {}", id,
+                 ref.pending, ref.current, ref.count);
         if (ref.count == std::numeric_limits<std::uint64_t>::max()) continue;
         mount_refs more = *refs;
-        more.add(id);
+        more.add(id, ref.pending);
         PROPERTY(!more.unused() && more.remove(id) && more == *refs, "Mount and Unmount of {} do not cancel out", id);
     }
     const std::size_t known = refs->refs().size();

@@ -74,6 +74,17 @@ TEST_CASE("docker_volume: Mount and Unmount carry the container's id and answer 
     CHECK(served.calls() == std::vector<std::string>{"mount db " + mount_id, "unmount db " + mount_id});
 }
 
+TEST_CASE("docker_volume: whether a Mount's answer was taken is told, of a refusal nothing") {
+    fake_service served;
+    const auto mounted = post(served, "Mount", R"({"Name":"db","ID":"1"})");
+    REQUIRE(mounted.on_delivery);
+    mounted.on_delivery(false);
+    CHECK(served.calls() == std::vector<std::string>{"mount db 1", "unanswered db 1"});
+    CHECK_FALSE(post(served, "Unmount", R"({"Name":"db","ID":"1"})").on_delivery);
+    served.failures["mount"] = {errc::busy, "no"};
+    CHECK_FALSE(post(served, "Mount", R"({"Name":"db","ID":"1"})").on_delivery);
+}
+
 TEST_CASE("docker_volume: a busy Mount says who has the volume") {
     fake_service served;
     served.failures["mount"] = {errc::busy, "volume 'db' is in use on node n2"};

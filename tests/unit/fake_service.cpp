@@ -131,6 +131,10 @@ result<std::string> fake_service::mount_volume(const std::string& name, const st
     return "/mnt/" + name + "/data";
 }
 
+void fake_service::mount_answered(const std::string& name, const std::string& mount_id, bool delivered) {
+    (void)note(delivered ? "answered" : "unanswered", name + " " + mount_id).has_error();
+}
+
 status fake_service::unmount_volume(const std::string& name, const std::string& mount_id) {
     return note("unmount", name + " " + mount_id);
 }

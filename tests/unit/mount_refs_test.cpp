@@ -6,10 +6,19 @@
 
 using namespace weft;
 
+namespace {
+
+void mount(mount_refs& refs, const std::string& id) {
+    refs.add(id);
+    refs.answered(id);
+}
+
+}  // namespace
+
 TEST_CASE("mount_refs: a container's life is one Mount and one Unmount") {
     mount_refs refs;
     CHECK(refs.unused());
-    refs.add("c1");
+    mount(refs, "c1");
     CHECK_FALSE(refs.unused());
     CHECK(refs.remove("c1"));
     CHECK(refs.unused());
@@ -18,8 +27,8 @@ TEST_CASE("mount_refs: a container's life is one Mount and one Unmount") {
 
 TEST_CASE("mount_refs: docker cp on a running container does not end its use") {
     mount_refs refs;
-    refs.add("c1");
-    refs.add("c1");  // docker cp, with the container's own ID
+    mount(refs, "c1");
+    mount(refs, "c1");  // docker cp, with the container's own ID
     refs.remove("c1");
     CHECK_FALSE(refs.unused());
     refs.remove("c1");
@@ -28,8 +37,8 @@ TEST_CASE("mount_refs: docker cp on a running container does not end its use") {
 
 TEST_CASE("mount_refs: two containers share a volume until the second one ends") {
     mount_refs refs;
-    refs.add("c1");
-    refs.add("c2");
+    mount(refs, "c1");
+    mount(refs, "c2");
     refs.remove("c1");
     CHECK_FALSE(refs.unused());
     refs.remove("c2");
@@ -39,7 +48,7 @@ TEST_CASE("mount_refs: two containers share a volume until the second one ends")
 TEST_CASE("mount_refs: an unknown ID is no error and takes nothing from the others") {
     mount_refs refs;
     CHECK_FALSE(refs.remove("c1"));
-    refs.add("c1");
+    mount(refs, "c1");
     CHECK_FALSE(refs.remove("c2"));
     CHECK_FALSE(refs.unused());
     refs.remove("c1");
@@ -50,9 +59,9 @@ TEST_CASE("mount_refs: an unknown ID is no error and takes nothing from the othe
 TEST_CASE("mount_refs: dockerd killed, the same ID mounted again, one Unmount: nobody is left") {
     mount_refs refs;
     refs.activate();
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();  // kill -9 of dockerd: no Unmount came
-    refs.add("c1");   // docker start of the same container
+    mount(refs, "c1");   // docker start of the same container
     CHECK(refs.refs().at("c1").suspect());
     CHECK_FALSE(refs.unused());  // it is starting now: no namespace may hold the file system yet
     refs.remove("c1");
@@ -62,7 +71,7 @@ TEST_CASE("mount_refs: dockerd killed, the same ID mounted again, one Unmount: n
 
 TEST_CASE("mount_refs: dockerd killed and the container never started again leaves nothing that holds") {
     mount_refs refs;
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();
     CHECK(refs.unused());
     CHECK(refs.refs().at("c1").suspect());
@@ -70,9 +79,9 @@ TEST_CASE("mount_refs: dockerd killed and the container never started again leav
 
 TEST_CASE("mount_refs: live-restore Unmounts the old ID later, and docker cp may come in between") {
     mount_refs refs;
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();  // dockerd restarted, the container runs on
-    refs.add("c1");   // docker cp
+    mount(refs, "c1");   // docker cp
     CHECK_FALSE(refs.unused());
     refs.remove("c1");
     CHECK(refs.unused());  // the container's mount namespace is what holds it now
@@ -83,9 +92,9 @@ TEST_CASE("mount_refs: live-restore Unmounts the old ID later, and docker cp may
 
 TEST_CASE("mount_refs: live-restore, the container ends while docker cp still runs") {
     mount_refs refs;
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();
-    refs.add("c1");
+    mount(refs, "c1");
     refs.remove("c1");
     refs.remove("c1");
     CHECK(refs.empty());
@@ -93,9 +102,9 @@ TEST_CASE("mount_refs: live-restore, the container ends while docker cp still ru
 
 TEST_CASE("mount_refs: a new container holds the volume beside a suspect one") {
     mount_refs refs;
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();
-    refs.add("c2");
+    mount(refs, "c2");
     CHECK_FALSE(refs.unused());
     refs.remove("c2");
     CHECK(refs.unused());
@@ -103,9 +112,9 @@ TEST_CASE("mount_refs: a new container holds the volume beside a suspect one") {
 
 TEST_CASE("mount_refs: dockerd killed twice leaves no current reference") {
     mount_refs refs;
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();
-    refs.add("c1");
+    mount(refs, "c1");
     refs.activate();
     CHECK(refs.unused());
     CHECK(refs.refs().at("c1") == mount_ref{2, 0});
@@ -115,6 +124,57 @@ TEST_CASE("mount_refs: dockerd killed twice leaves no current reference") {
     CHECK(refs.dockerd_epoch() == 2);
 }
 
+TEST_CASE("mount_refs: a Mount that nobody was told of is none, and asked for again it is one") {
+    mount_refs refs;
+    refs.add("c1");
+    CHECK(refs.any_pending());
+    refs.unanswered("c1");
+    CHECK(refs.empty());
+    refs.add("c1");
+    refs.answered("c1");
+    CHECK_FALSE(refs.any_pending());
+    refs.add("c1");  // docker cp, whose client hangs up: the container's stays
+    refs.unanswered("c1");
+    CHECK(refs.refs().at("c1") == mount_ref{1, 1, 0});
+    refs.unanswered("c1");  // a late word about what is no longer pending takes nothing away
+    CHECK(refs.refs().at("c1") == mount_ref{1, 1, 0});
+
+    mount_refs killed;  // weftd, between recording and answering
+    killed.add("c1");
+    killed.add("c1");
+    CHECK(killed.refs().at("c1") == mount_ref{1, 1, 1});
+    CHECK(killed.remove("c1"));
+    CHECK(killed.empty());
+}
+
+TEST_CASE("mount_refs: two Mounts of an ID that are answered at the same time are two") {
+    mount_refs refs;
+    refs.add("c1", 0);
+    refs.add("c1", 1);
+    CHECK(refs.refs().at("c1") == mount_ref{2, 2, 2});
+    refs.answered("c1");
+    refs.answered("c1");
+    refs.answered("c1");
+    CHECK(refs.refs().at("c1") == mount_ref{2, 2, 0});
+    refs.answered("other");
+    CHECK(refs.refs().size() == 1);
+}
+
+TEST_CASE("mount_refs: what stays pending is suspect after doubt, and a dockerd that starts anew has nothing pending") {
+    mount_refs refs;
+    refs.add("c1");
+    refs.add("c2");
+    refs.answered("c2");
+    CHECK_FALSE(refs.unused());
+    refs.doubt();
+    CHECK(refs.refs().at("c1") == mount_ref{1, 0, 0});
+    CHECK(refs.refs().at("c2") == mount_ref{1, 1, 0});
+    refs.add("c3");
+    refs.activate();
+    CHECK(refs.unused());
+    CHECK_FALSE(refs.any_pending());
+}
+
 TEST_CASE("mount_refs: the value survives encode, decode, encode") {
     mount_refs refs;
     CHECK(*mount_refs::decode(refs.encode()) == refs);
@@ -122,9 +182,10 @@ TEST_CASE("mount_refs: the value survives encode, decode, encode") {
     refs.add("c1");
     refs.activate();
     refs.add("c1");
+    refs.answered("c1");
     refs.add("c2");
-    CHECK(refs.encode() ==
-          R"({"version":1,"dockerd_epoch":2,"refs":{"c1":{"count":2,"current":1},"c2":{"count":1,"current":1}}})");
+    CHECK(refs.encode() == R"({"version":1,"dockerd_epoch":2,"refs":{"c1":{"count":2,"current":1},)"
+                           R"("c2":{"count":1,"current":1,"pending":1}}})");
     CHECK(*mount_refs::decode(refs.encode()) == refs);
 }
 
@@ -134,6 +195,8 @@ TEST_CASE("mount_refs: what is not such a value is corrupt") {
           R"({"version":1,"dockerd_epoch":-1,"refs":{}})", R"({"version":1,"dockerd_epoch":0,"refs":[]})",
           R"({"version":1,"dockerd_epoch":0,"refs":{"c":{"count":0,"current":0}}})",
           R"({"version":1,"dockerd_epoch":0,"refs":{"c":{"count":1,"current":2}}})",
+          R"({"version":1,"dockerd_epoch":0,"refs":{"c":{"count":2,"current":1,"pending":2}}})",
+          R"({"version":1,"dockerd_epoch":0,"refs":{"c":{"count":2,"current":1,"pending":0}}})",
           R"({"version":1,"dockerd_epoch":0,"refs":{"c":1}})",
           R"({"version":1,"dockerd_epoch":0,"refs":{"a/b":{"count":1,"current":1}}})",
           R"({"version":1,"dockerd_epoch":0,"refs":{},"more":1})"}) {

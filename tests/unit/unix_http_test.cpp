@@ -421,6 +421,28 @@ TEST_CASE("unix_http: stop lets a running call finish and its answer go out") {
     CHECK(got == 200);
 }
 
+TEST_CASE("unix_http: whoever wants to know hears once whether the answer was taken") {
+    const temporary_folder folder;
+    fake_service served;
+    const docker_volume face(served);
+    const auto handler = [&](const http_request& request) { return face.handle(request); };
+    auto server = serve(options_at(folder / "s.sock"), handler);
+    REQUIRE(call(folder / "s.sock", "/VolumeDriver.Mount", R"({"Name":"db","ID":"1"})").has_value());
+    server->stop();
+    CHECK(served.calls() == std::vector<std::string>{"mount db 1", "answered db 1"});
+
+    server = serve(options_at(folder / "s.sock"), handler);
+    served.hold_mounts();
+    {
+        raw_client gone(folder / "s.sock");
+        gone.send("POST /VolumeDriver.Mount HTTP/1.1\r\nContent-Length: 22\r\n\r\n{\"Name\":\"db\",\"ID\":\"2\"}");
+        served.await_held(1);
+    }
+    served.let_go();
+    server->stop();
+    CHECK(served.calls() == std::vector<std::string>{"mount db 1", "answered db 1", "mount db 2", "unanswered db 2"});
+}
+
 TEST_CASE("unix_http: the client says what went wrong") {
     const temporary_folder folder;
     const auto nobody = call(folder / "s.sock", "/x");
