@@ -184,7 +184,7 @@ META = 4 << 20
 
 
 class UnevenDeath:
-    """The writer's node dies when one leg has a write that another has not: nobody knows whether it was acknowledged."""
+    """The writer's node dies when one leg has a write that another has not: perhaps it was acknowledged."""
 
     def __init__(self, cluster, places):
         self.cluster, self.node, self.places = cluster, cluster[0], places
