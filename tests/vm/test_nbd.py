@@ -131,7 +131,8 @@ def test_without_the_driver_every_call_says_what_to_do(guest):
 
 
 @pytest.mark.parametrize("filesystem, size, connections", [
-    ("ext4", 64, 1), pytest.param("ext4", 64, 4, marks=pytest.mark.long), ("xfs", 320, 4)])
+    ("ext4", 64, 1), pytest.param("ext4", 64, 4, marks=pytest.mark.long),
+    pytest.param("xfs", 320, 4, marks=pytest.mark.long)])
 def test_a_file_system_lives_on_it_and_disconnect_leaves_nothing(guest, tool, filesystem, size, connections):
     server = Server(guest, ("memory", f"{size}M"))
     asked, connections = connections, min(connections, int(guest.output("nproc")))  # a queue per processor at most

@@ -115,6 +115,7 @@ def test_the_volume_server_of_a_mirrored_volume_dies_under_load(cluster, mirrore
     load.assert_nothing_lost()
 
 
+@pytest.mark.long
 def test_the_volume_server_of_a_mirrored_volume_is_restarted_on_request_under_load(cluster, mirrored):
     node = cluster[0]
     load = FileLoad(mirrored("db") / "load")
@@ -144,6 +145,7 @@ def test_a_mirrored_volume_grows_under_load(cluster, mirrored):
     assert health_of(node) == ["AA", "AA"]
 
 
+@pytest.mark.long
 def test_a_mirrored_volume_that_nobody_uses_is_repaired(cluster):
     node = cluster[0]
     node.plugin.create("db", layout="mirrored", size="64MiB")
@@ -252,6 +254,7 @@ def test_a_write_that_only_one_leg_has_when_its_writer_dies_is_on_both_or_none_u
     cluster.assert_no_leaks(60)
 
 
+@pytest.mark.long
 def test_a_leg_that_is_to_be_filled_waits_until_the_others_are_equal(cluster):
     """dm-raid cannot do both: told to fill one, it would forget that the others may differ."""
     node, heir, third = cluster.nodes
