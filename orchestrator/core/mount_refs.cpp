@@ -28,14 +28,15 @@ void mount_refs::add(const std::string& id, std::uint64_t under_way) {
     ref.pending += 1;
 }
 
-void mount_refs::answered(const std::string& id) {
+bool mount_refs::answered(const std::string& id) {
     const auto found = refs_.find(id);
-    if (found != refs_.end() && found->second.pending > 0) found->second.pending -= 1;
+    if (found == refs_.end() || found->second.pending == 0) return false;
+    found->second.pending -= 1;
+    return true;
 }
 
-void mount_refs::unanswered(const std::string& id) {
-    const auto found = refs_.find(id);
-    if (found != refs_.end() && found->second.pending > 0) remove(id);
+bool mount_refs::unanswered(const std::string& id) {
+    return answered(id) && remove(id);
 }
 
 bool mount_refs::any_pending() const {
@@ -52,7 +53,7 @@ bool mount_refs::remove(const std::string& id) {
     mount_ref& ref = found->second;
     ref.count -= 1;
     if (ref.current > 0) ref.current -= 1;
-    if (ref.pending > 0) ref.pending -= 1;  // whoever gives one back has had an answer
+    ref.pending = std::min(ref.pending, ref.current);  // whoever gives one back has had an answer
     if (ref.count == 0) refs_.erase(found);
     return true;
 }

@@ -16,8 +16,9 @@
 //
 // A Mount whose answer nobody took gets no Unmount (docker-plugin facts, 3.4). So a reference is *pending* from before
 // the answer is given until it was taken: 0 <= pending <= current. What a weftd that was killed left pending may have
-// been answered or not. The same ID asked for again was not; otherwise doubt() makes it suspect, when no container can
-// be on its way to its mount any more. Pure values; not thread-safe.
+// been answered or not. The same ID asked for again is taken for not answered (wrong only if `docker cp` uses a
+// container's ID right then: the container's mount namespace holds the volume); otherwise doubt() makes it suspect,
+// when no container can be on its way to its mount any more. Pure values; not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -42,10 +43,10 @@ public:
     /// Mount(id): one more reference of the present dockerd, pending; or one that is pending already, because it was
     /// never answered. `under_way`: how many Mounts of the ID this weftd is about to answer.
     void add(const std::string& id, std::uint64_t under_way = 0);
-    /// The answer was taken.
-    void answered(const std::string& id);
-    /// Nobody was there to take it: as if it had not been asked for.
-    void unanswered(const std::string& id);
+    /// The answer was taken. False if nothing of the ID is pending (any more).
+    bool answered(const std::string& id);
+    /// Nobody was there to take it: as if it had not been asked for. False as above.
+    bool unanswered(const std::string& id);
     [[nodiscard]] bool any_pending() const;
     /// What is pending is not current: perhaps nobody has it.
     void doubt();

@@ -9,6 +9,8 @@ namespace weft {
 
 namespace {
 
+// References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount
+// again what its containers use.
 constexpr std::chrono::seconds suspect_grace{10};
 // dockerd waits 2 minutes for each of a container's volumes (docker-plugin facts, 3.2), one after the other, before the
 // container holds any of them in a mount namespace of its own.
@@ -45,16 +47,18 @@ void volume_keeper::mount_answered(const std::string& name, const std::string& m
         if (of->volume_name() != name || answers_under_way(*of, mount_id) == 0) continue;
         const std::lock_guard operation(of->operation);
         auto uses = uses_of(*of);
-        delivered ? uses.refs.answered(mount_id) : uses.refs.unanswered(mount_id);
-        const auto stored = env_.table.store_references(*of, uses.refs, uses.administrative);
+        const bool known = delivered ? uses.refs.answered(mount_id) : uses.refs.unanswered(mount_id);
+        status stored;  // not when it has gone meanwhile: with it went the directory
+        if (known) stored = env_.table.store_references(*of, uses.refs, uses.administrative);
         {
             const std::lock_guard lock(of->state);
             if (--of->answering[mount_id] == 0) of->answering.erase(mount_id);
+            if (stored.has_error()) of->loaded_at = monotonic_now();  // pending still, and to be doubted as late
         }
         if (stored.has_error())
             log(log_level::error, "volumes", "cannot note whether a mount was answered",
                 {{"volume", name}, {"error", stored.error().text}});
-        if (delivered || stored.has_error()) return;
+        if (delivered || !known || stored.has_error()) return;
         log(log_level::warning, "volumes", "nobody took the answer to a mount, so it is given up", {{"volume", name}});
         if (uses.refs.empty() && !uses.administrative) go_down_unused(*of, name);
         return;

@@ -43,6 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (ref.count == std::numeric_limits<std::uint64_t>::max()) continue;
         mount_refs more = *refs;
         more.add(id, ref.pending);
+        PROPERTY(more.answered(id), "{} is not pending", id);
         PROPERTY(!more.unused() && more.remove(id) && more == *refs, "Mount and Unmount of {} do not cancel out", id);
     }
     const std::size_t known = refs->refs().size();

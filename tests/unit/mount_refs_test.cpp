@@ -60,8 +60,8 @@ TEST_CASE("mount_refs: dockerd killed, the same ID mounted again, one Unmount: n
     mount_refs refs;
     refs.activate();
     mount(refs, "c1");
-    refs.activate();  // kill -9 of dockerd: no Unmount came
-    mount(refs, "c1");   // docker start of the same container
+    refs.activate();    // kill -9 of dockerd: no Unmount came
+    mount(refs, "c1");  // docker start of the same container
     CHECK(refs.refs().at("c1").suspect());
     CHECK_FALSE(refs.unused());  // it is starting now: no namespace may hold the file system yet
     refs.remove("c1");
@@ -80,8 +80,8 @@ TEST_CASE("mount_refs: dockerd killed and the container never started again leav
 TEST_CASE("mount_refs: live-restore Unmounts the old ID later, and docker cp may come in between") {
     mount_refs refs;
     mount(refs, "c1");
-    refs.activate();  // dockerd restarted, the container runs on
-    mount(refs, "c1");   // docker cp
+    refs.activate();    // dockerd restarted, the container runs on
+    mount(refs, "c1");  // docker cp
     CHECK_FALSE(refs.unused());
     refs.remove("c1");
     CHECK(refs.unused());  // the container's mount namespace is what holds it now
@@ -138,6 +138,16 @@ TEST_CASE("mount_refs: a Mount that nobody was told of is none, and asked for ag
     CHECK(refs.refs().at("c1") == mount_ref{1, 1, 0});
     refs.unanswered("c1");  // a late word about what is no longer pending takes nothing away
     CHECK(refs.refs().at("c1") == mount_ref{1, 1, 0});
+
+    mount_refs cp;  // weftd is killed before it answers it; the container's Unmount is the container's
+    mount(cp, "c1");
+    cp.add("c1");
+    CHECK(cp.remove("c1"));
+    CHECK(cp.refs().at("c1") == mount_ref{1, 1, 1});
+    CHECK(cp.unanswered("c1"));
+    CHECK(cp.empty());
+    CHECK_FALSE(cp.unanswered("c1"));
+    CHECK_FALSE(cp.answered("c1"));
 
     mount_refs killed;  // weftd, between recording and answering
     killed.add("c1");
