@@ -33,6 +33,7 @@ struct fake_device {
     bool suspended = false;
     std::uint64_t opens = 0;  // by users
     std::set<unsigned> dead;  // legs that the running set has given up
+    bool doubts = false;      // what the superblocks said when the inactive table was loaded
 };
 
 class fake_dm {
@@ -148,6 +149,7 @@ private:
             if (device.active && !device.suspended) return "a set is loaded while one with the same superblocks runs";
             for (const std::string& path : dm::devices_of(rows))
                 if (by_node(path)->suspended) return "a set's superblocks cannot be read from the suspended " + path;
+            device.doubts = all_doubted(*set_in(rows));
         }
         device.inactive = rows;
         return {};
@@ -185,27 +187,27 @@ private:
             if (const fake_device* lower = by_node(path); lower != nullptr && lower->suspended && set_in(device.active))
                 return "a set reads its bitmap from the suspended " + path;
         device.suspended = false;
-        if (const dm::raid1_target* set = set_in(device.active); set != nullptr && begins) synchronise(*set);
+        if (const dm::raid1_target* set = set_in(device.active); set != nullptr && begins)
+            synchronise(*set, device.doubts);
         return {};
     }
 
-    void synchronise(const dm::raid1_target& set) {
-        const fake_disk* first = nullptr;
-        bool doubted = true;
-        bool rebuilds = false;
-        for (const dm::raid1_leg& leg : set.legs) {
-            if (leg.missing()) continue;
-            rebuilds = rebuilds || leg.rebuild;
-            if (leg.rebuild) continue;
-            const fake_disk& disk = disks[disk_under(leg.data)];
-            if (first == nullptr) first = &disk;
-            doubted = doubted && disk.doubted;
-        }
+    /// A table that rebuilds a leg does not look for differences.
+    bool all_doubted(const dm::raid1_target& set) {
+        return std::all_of(set.legs.begin(), set.legs.end(), [this](const dm::raid1_leg& leg) {
+            return leg.missing() || (!leg.rebuild && disks[disk_under(leg.data)].doubted);
+        });
+    }
+
+    void synchronise(const dm::raid1_target& set, bool doubts) {
+        const auto good = std::find_if(set.legs.begin(), set.legs.end(),
+                                       [](const dm::raid1_leg& leg) { return !leg.missing() && !leg.rebuild; });
+        const fake_disk first = disks[disk_under(good->data)];
         for (const dm::raid1_leg& leg : set.legs) {
             if (leg.missing()) continue;
             fake_disk& disk = disks[disk_under(leg.data)];
-            if (leg.rebuild) disk.content = first->content;
-            if (leg.rebuild || (doubted && !rebuilds)) disk.under_way = first->under_way;
+            if (leg.rebuild) disk.content = first.content;
+            if (leg.rebuild || doubts) disk.under_way = first.under_way;
             disk.doubted = false;
         }
     }
