@@ -27,14 +27,17 @@ crash_life.LIMIT = 240  # an emulated processor
 ENCRYPTED = [*(point for point in KERNEL_POINTS if ".crypt-" in point), "mount.formatted"]
 PHASES = {**KERNEL_POINTS, "mount.formatted": "mount"}
 LEGS = [point for point in PHASES if PHASES[point] == "legs"]
+# Growing passes through these, too, and with a mirrored volume through others than with a striped one.
+GROWING = [("striped", "kernel.dm-applied"), ("mirrored", "legs.connected"), ("striped", "kernel.nbd-connected"),
+           ("mirrored", "kernel.dm-applied"), ("mirrored", "grow.device-grown"), ("mirrored", "grow.filesystem-grown")]
 
 
 class KernelLife(Life):
-    def live(self):
+    def live(self, layout=None):
         if self.point in ENCRYPTED:
             self.options = {"encrypt": "on"}
-        if self.phase == "legs":
-            self.options = {"layout": "mirrored"}
+        if layout or self.phase == "legs":
+            self.options = {"layout": layout or "mirrored"}
         self.create()
         self.reach("mount")
         path, mount_id = self.mount(self.home)
@@ -131,3 +134,18 @@ def test_a_death_over_a_failed_leg_at(rig, point):
 @pytest.mark.parametrize("point", LEGS[1:])
 def test_another_death_over_a_failed_leg_at(rig, point):
     KernelLife(rig, point, PHASES).live()
+
+
+def grow_and_die(rig, layout, point):
+    KernelLife(rig, point, {**PHASES, point: "grow"}).live(layout)
+
+
+@pytest.mark.parametrize("layout, point", GROWING[:2])
+def test_a_death_while_a_volume_grows_at(rig, layout, point):
+    grow_and_die(rig, layout, point)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout, point", GROWING[2:])
+def test_another_death_while_a_volume_grows_at(rig, layout, point):
+    grow_and_die(rig, layout, point)
