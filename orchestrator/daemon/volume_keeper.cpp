@@ -21,12 +21,10 @@ namespace weft {
 
 namespace {
 
-// References of an earlier dockerd hold an otherwise free volume for so long: time for a restarted dockerd to mount
-// again what its containers use.
 // A dead container's mount namespace ends a moment after dockerd's Unmount, and no event tells of it.
 constexpr std::chrono::milliseconds namespace_end_wait{2000};
 constexpr std::chrono::milliseconds namespace_look_pause{50};
-constexpr int servers_per_mount = 3;  // one after another
+constexpr int servers_per_step = 3;  // one after another
 
 error no_such_volume(const std::string& name) {
     return error{errc::not_found, fmt::format("no such volume: '{}'", printable(name))};
@@ -117,14 +115,14 @@ result<volume_record> volume_keeper::record_for(const std::string& name, bool fo
 
 /// A volume server may die under a step that waits for it; ensure_attached puts another one in its place, and the steps
 /// find what is there.
-result<std::string> volume_keeper::mount_attached(attachment& of, const volume_record& as_attached) {
-    auto where = steps_.ensure_mounted(of, as_attached);
-    for (int servers = 1; where.has_error() && servers < servers_per_mount && steps_.lost_server(of); ++servers) {
-        log(log_level::warning, "volumes", "its volume server died during a mount",
+result<std::string> volume_keeper::over_servers(attachment& of, const volume_record& as_attached, path_step step) {
+    auto where = (steps_.*step)(of, as_attached);
+    for (int servers = 1; where.has_error() && servers < servers_per_step && steps_.lost_server(of); ++servers) {
+        log(log_level::warning, "volumes", "its volume server died before its device was usable",
             {{"volume", as_attached.name}, {"error", where.error().text}});
         TRY_ASSIGN(const auto now, record_for(as_attached.name, false));
         auto attached = steps_.ensure_attached(of, now, false);
-        where = attached.has_value() ? steps_.ensure_mounted(of, attached->record)
+        where = attached.has_value() ? (steps_.*step)(of, attached->record)
                                      : result<std::string>(std::move(attached).error());
     }
     return where;
@@ -134,7 +132,7 @@ result<std::string> volume_keeper::mount_locked(attachment& of, const volume_rec
                                                 const std::string& mount_id) {
     TRY(steps_.check_mountable(of, record));
     TRY_ASSIGN(const auto attached, steps_.ensure_attached(of, record, false));
-    auto where = mount_attached(of, attached.record);
+    auto where = over_servers(of, attached.record, &attach_steps::ensure_mounted);
     if (where.has_value()) {
         auto uses = uses_of(of);
         uses.refs.add(mount_id, answers_under_way(of, mount_id));
@@ -221,8 +219,12 @@ result<attachment_view> volume_keeper::attach(const std::string& name, bool forc
     WEFT_CRASH_POINT("attach.referenced");
     if (attached->record.layout.mirrored) {
         // Its replication is in the kernel: there is nothing of it to be had over a socket.
-        TRY_ASSIGN(auto device, steps_.ensure_device(*of, attached->record));
-        return attachment_view{std::move(device), attached->record.epoch};
+        TRY_ASSIGN(auto device, over_servers(*of, attached->record, &attach_steps::ensure_device));
+        // A server that died before there was a device took the mark with it.
+        if (const auto uses = uses_of(*of); !uses.administrative)
+            TRY(env_.table.store_references(*of, uses.refs, true));
+        TRY_ASSIGN(const auto now, record_for(name, false));
+        return attachment_view{std::move(device), now.epoch};
     }
     return attachment_view{volume_uri(paths_of(env_.options.runtime_dir, of->id)), attached->record.epoch};
 }

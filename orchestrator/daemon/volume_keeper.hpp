@@ -65,7 +65,8 @@ public:
 
 private:
     result<volume_record> record_for(const std::string& name, bool force);
-    result<std::string> mount_attached(attachment& of, const volume_record& as_attached);
+    using path_step = result<std::string> (attach_steps::*)(attachment&, const volume_record&);
+    result<std::string> over_servers(attachment& of, const volume_record& as_attached, path_step step);
     result<std::string> mount_locked(attachment& of, const volume_record& record, const std::string& mount_id);
     status adjust(const volume_id& id, const std::string& name,
                   status (attach_steps::*step)(attachment&, const volume_record&));

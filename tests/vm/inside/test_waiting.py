@@ -57,17 +57,25 @@ class Mount(threading.Thread):
         self.node, self.name, self.mount_id, self.path, self.problem = node, name, new_mount_id(), None, None
         self.start()
 
+    def step(self):
+        return self.node.plugin.mount(self.name, self.mount_id)
+
     def run(self):
         try:
-            self.path = Path(self.node.plugin.mount(self.name, self.mount_id))
+            self.path = Path(self.step())
         except Exception as problem:
             self.problem = problem
 
     def finish(self):
         self.join(240)
-        assert not self.is_alive(), "the mount waits for ever"
+        assert not self.is_alive(), "it waits for ever"
         assert self.path, self.problem
         return self.path
+
+
+class Attach(Mount):
+    def step(self):
+        return self.node.weft("volume", "attach", self.name, timeout=240)["nbd_uri"]
 
 
 def put_key(cluster):
@@ -119,6 +127,34 @@ def mount_over_a_dying_server(cluster, options):
     assert_nothing_left(node)
     node.plugin.remove("db")
     cluster.assert_no_leaks(60)
+
+
+@pytest.mark.long
+def test_the_volume_server_dies_while_an_administrator_s_attach_waits_for_the_set(cluster):
+    """And the volume stays attached for the administrator afterwards."""
+    node = cluster[0]
+    node.plugin.create("db", layout="mirrored", size="64MiB")
+
+    def caught():
+        """The attach, when it was stopped between its nbd devices and its set; it does not wait for us to look."""
+        attach = Attach(node, "db")
+        wait_for(lambda: devices(node)[1] or not attach.is_alive(), 120, "nbd devices", interval=0.005)
+        with replicas_paused(cluster):
+            wait_for(lambda: requests_under_way(node) or not attach.is_alive(), 120, "requests to wait")
+            if attach.is_alive():
+                attach.epoch = node.volume("db")["epoch"]
+                kill_volume_server(node)
+                return attach
+        node.weft("volume", "detach", "db")
+        cluster.wait_detached("db", 240)
+        return None
+    attach = wait_for(caught, 600, "an attach that waits")
+    assert Path(attach.finish()).is_block_device()
+    assert node.volume("db")["epoch"] > attach.epoch
+    node.weft("volume", "detach", "db")
+    cluster.wait_detached("db", 240)
+    assert_nothing_left(node)
+    node.plugin.remove("db")
 
 
 def test_the_volume_server_dies_while_a_set_waits_for_its_next_table(cluster, mounted):
