@@ -6,9 +6,10 @@
 // set is said to be in sync (md-bitmap.c, md_bitmap_load: `start = mddev->recovery_cp`). md's own superblock takes that
 // back while a set is written to (md.c, super_1_sync: resync_offset is 0 unless in_sync); dm-raid's does not
 // (dm-raid.c, super_sync writes recovery_cp as it is). So a set that is assembled after a power cut would take its legs
-// for equal everywhere. Said to be in sync up to sector 0, it makes equal what is marked, and nothing else: an end that
-// was orderly leaves no marks (md_bitmap_flush), so this costs it nothing, and no one has to know how the set ended.
-// Not 1 or more: that would copy everything from there on (raid_preresume sets MD_RECOVERY_REQUESTED).
+// for equal everywhere. Said to be in sync up to sector 0, it makes equal what is marked, and nothing else. An orderly
+// end leaves no marks (md_bitmap_flush), unless the set lacked a leg: then all are kept for that leg's return, and it
+// is not to be said of legs that are known to be equal. Not 1 or more: that would copy everything from there on
+// (raid_preresume sets MD_RECOVERY_REQUESTED).
 //
 // Layout: dm-raid.c, struct dm_raid_superblock, little endian, no checksum:
 //   0  u32 magic "DmRd"      16 u64 events            40 u64 array_resync_offset (sectors; all ones: in sync)

@@ -26,6 +26,7 @@ struct set_state {
     std::uint64_t differing_bytes = 0;  // that the last check found
     std::uint64_t done_bytes = 0;       // of what is going on
     std::uint64_t size_bytes = 0;
+    std::uint64_t unequal_bytes = 0;  // of legs that are being made equal, still to be looked at; 0: they are
 };
 
 enum class set_order : std::uint8_t { none, check, repair };

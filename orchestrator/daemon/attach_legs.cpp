@@ -39,6 +39,7 @@ void attach_steps::look_at_legs(attachment& of) {
         shape = {of.name, of.id, {}, {}, *of.legs};
     }
     auto looked = scrub_sets(of, shape);
+    if (looked.has_value()) looked = look_for_equality(of, shape);
     if (looked.has_value() && any_rebuilding(shape.legs)) looked = tell_legs(of, shape);
     if (looked.has_error())
         log(log_level::warning, "legs", "cannot be looked at",
@@ -74,6 +75,34 @@ status attach_steps::scrub_sets(attachment& of, const volume_shape& shape) {
     return ok();
 }
 
+/// After an end that was not in order (R7).
+status attach_steps::look_for_equality(attachment& of, const volume_shape& shape) {
+    const auto link = of.current_link();
+    if (!link || !link->legs_unequal()) return ok();
+    TRY_ASSIGN(const auto sets, devices_.sets(shape));
+    std::vector<std::uint64_t> left;
+    for (const auto& set : sets) left.push_back(set.unequal_bytes);
+    link->set_legs_unequal(std::move(left));
+    return ok();
+}
+
+/// Of what is attached now, whose server lives. Of a striped volume the engine knows it.
+bool attach_steps::legs_are_equal(const attachment& of) const {
+    if (left_clean(of)) return true;
+    const auto view = env_.cache.view();
+    const auto* volume = find_volume(*view, of.id);
+    if (volume == nullptr) return false;
+    const auto sets = devices_.sets({volume->record.name, of.id, {}, {}, legs_of(volume->record, {})});
+    return sets.has_value() &&
+           std::all_of(sets->begin(), sets->end(), [](const set_state& set) { return set.unequal_bytes == 0; });
+}
+
+/// No set has run that did not end in order (note_clean).
+bool attach_steps::left_clean(const attachment& of) const {
+    const auto config = read_attach_config(env_.options.runtime_dir, of.id);
+    return config.has_value() && *config && (!(*config)->layout.mirrored || (*config)->clean);
+}
+
 /// What the engine must know it is told until the record shows it: it may have a reason not to act on it now.
 status attach_steps::tell_legs(attachment& of, const volume_shape& shape) {
     const auto link = of.current_link();
@@ -83,9 +112,9 @@ status attach_steps::tell_legs(attachment& of, const volume_shape& shape) {
     bool told = false;
     for (const auto& one : reports) {
         progress[one.replica] = one.done_bytes;
-        if (!one.event) continue;
-        link->tell_leg({one.extent, one.replica, *one.event});
-        told = true;
+        // By the set's state, not by its event, which may have come before we began to listen.
+        told = told || one.left_out || one.event;
+        if (one.event) link->tell_leg({one.extent, one.replica, *one.event});
     }
     link->set_leg_progress(std::move(progress));
     if (told) of.look_at_legs_again();

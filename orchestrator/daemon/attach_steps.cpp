@@ -28,11 +28,12 @@ constexpr std::chrono::seconds end_grace{2};               // between SIGTERM an
 
 }  // namespace
 
-volume_shape attach_steps::shape_of(const volume_record& record, const attachment& of) {
+volume_shape attach_steps::shape_of(const volume_record& record, const attachment& of) const {
     volume_shape shape{record.name, record.id, record.layout};
     for (const auto& extent : record.extents) shape.extent_sizes.push_back(extent.size_bytes);
     const auto link = of.current_link();
     shape.legs = legs_of(record, link ? link->latest() : std::vector<core::engine_status>{});
+    shape.clean = record.layout.mirrored && left_clean(of);
     shape.resync_rate = record.resync_rate;
     if (record.encrypt) shape.encryption = volume_encryption{record.luks_uuid, record.formatted};
     return shape;
@@ -40,6 +41,7 @@ volume_shape attach_steps::shape_of(const volume_record& record, const attachmen
 
 result<std::string> attach_steps::stitch(const attachment& of, const volume_shape& shape,
                                          const unique_fd& server) const {
+    if (shape.layout.mirrored) TRY(note_clean(env_.options.runtime_dir, of.id, false));
     return devices_.attach(paths_of(env_.options.runtime_dir, of.id), shape, {device_wait, server.get()});
 }
 
@@ -57,8 +59,9 @@ result<std::string> attach_steps::holders(const attachment& of) const {
     return all.empty() ? std::string() : describe(all);
 }
 
-void attach_steps::connect(attachment& of, const std::string& name, std::uint64_t epoch,
-                           const process_identity& server) {
+void attach_steps::connect(attachment& of, const core::attach_config& config, const process_identity& server) {
+    const std::string name = config.volume;
+    const std::uint64_t epoch = config.epoch;
     // The hooks know the link through a weak pointer that is filled in below: a proposal that comes earlier than that
     // is repeated by the server when nothing answers it, on the connection's next turn.
     auto self = std::make_shared<std::weak_ptr<control_link>>();
@@ -78,6 +81,11 @@ void attach_steps::connect(attachment& of, const std::string& name, std::uint64_
     hooks.on_change = env_.wake_reconciler;
     auto link =
         std::make_shared<control_link>(paths_of(env_.options.runtime_dir, of.id), of.id, epoch, std::move(hooks));
+    if (config.layout.mirrored && !config.clean) {  // until the sets say otherwise
+        std::vector<std::uint64_t> all;
+        for (const auto& extent : config.extents) all.push_back(extent.size_bytes);
+        link->set_legs_unequal(std::move(all));
+    }
     *self = link;
     ready->set_value();
     const auto token = env_.exits.watch(server, [this, weak = std::weak_ptr(link), name] {
@@ -119,7 +127,7 @@ result<std::vector<attach_steps::stray>> attach_steps::strays(const std::vector<
 }
 
 void attach_steps::adopt(attachment& of, const core::attach_config& config, const process_identity& server) {
-    connect(of, config.volume, config.epoch, server);
+    connect(of, config, server);
     const auto seen = devices_.observe(paths_of(env_.options.runtime_dir, of.id), of.id);
     const std::lock_guard lock(of.state);
     if (seen.has_value() && !seen->mount_points.empty()) of.mountpoint = mount_target(of.id) / "data";
@@ -231,11 +239,10 @@ result<core::attach_config> attach_steps::config_for(const volume_record& before
 status attach_steps::launch_server(attachment& of, const volume_record& before, const volume_record& now) {
     TRY_ASSIGN(auto config, config_for(before, now));
     config.device_lives = now.layout.mirrored && waits_for_server(of);
-    const auto server =
-        start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), std::move(config)});
+    const auto server = start_volume_server({env_.options.runtime_dir, env_.options.volume_plugin(), config});
     if (server.has_error()) return server.error().within("start the volume server");
     WEFT_CRASH_POINT("attach.server-started");
-    connect(of, now.name, now.epoch, *server);
+    connect(of, config, *server);
     env_.wake_reconciler();  // members may have changed since the config was made
     return ok();
 }
@@ -419,6 +426,15 @@ status attach_steps::abandon(const std::string& name, const volume_id& id, std::
     return changed.error();
 }
 
+/// Where the server lives: in order.
+status attach_steps::take_device_down(attachment& of, bool broken) {
+    TRY_ASSIGN(const auto server, watch_server(of));
+    const bool equal = !broken && legs_are_equal(of);
+    TRY(devices_.teardown(paths_of(env_.options.runtime_dir, of.id), of.id,
+                          {mount_target(of.id), step_down_wait, broken, server.get()}));
+    return equal ? note_clean(env_.options.runtime_dir, of.id, true) : ok();
+}
+
 status attach_steps::detach(attachment& of) {
     const std::string name = of.volume_name();
     const auto paths = paths_of(env_.options.runtime_dir, of.id);
@@ -440,9 +456,7 @@ status attach_steps::detach(attachment& of) {
         return abandon(name, of.id, epoch);
     }
     TRY_ASSIGN(const auto seen, devices_.observe(paths, of.id));
-    TRY_ASSIGN(const auto server, watch_server(of));
-    const bool broken = !seen.nothing && !seen.usable && !seen.suspended;
-    TRY(devices_.teardown(paths, of.id, {mount_target(of.id), step_down_wait, broken, server.get()}));
+    TRY(take_device_down(of, !seen.nothing && !seen.usable && !seen.suspended));
     {
         const std::lock_guard lock(of.state);
         of.mountpoint.clear();
@@ -457,10 +471,7 @@ status attach_steps::end_maintenance(attachment& of, const std::string& why) {
     const std::string name = of.volume_name();
     if (!link || link->exited() || link->failed()) return detach(of);
     WEFT_CRASH_POINT("repair.ending");
-    // A mirrored volume is repaired by its set.
-    TRY_ASSIGN(const auto server, watch_server(of));
-    TRY(devices_.teardown(paths_of(env_.options.runtime_dir, of.id), of.id,
-                          {mount_target(of.id), step_down_wait, false, server.get()}));
+    TRY(take_device_down(of, false));  // a mirrored volume is repaired by its set
     auto ended = flush_and_release(of, name, link->epoch(), maintenance_flush_wait, why);
     if (ended.has_value() || ended.error().code != errc::timed_out) return ended;
     TRY(take_apart(of));
@@ -480,7 +491,7 @@ status attach_steps::flush_and_release(attachment& of, const std::string& name, 
         return abandon(name, of.id, epoch);
     }
     // R11: clean only if the replicas were left equal; else the next attach goes on with the recovery (R7).
-    const bool equal = *flushed;
+    const bool equal = *flushed && left_clean(of);
     const auto released = env_.records.change(name, of.id, [&](volume_record now) {
         return equal ? release(std::move(now), env_.options.node, epoch)
                      : weft::abandon(std::move(now), env_.options.node, epoch);

@@ -124,7 +124,7 @@ public:
     [[nodiscard]] std::filesystem::path mount_target(const volume_id& id) const;
 
 private:
-    static volume_shape shape_of(const volume_record& record, const attachment& of);
+    [[nodiscard]] volume_shape shape_of(const volume_record& record, const attachment& of) const;
     /// The block device; nothing above it. `server`: a pidfd of the volume server.
     [[nodiscard]] result<std::string> stitch(const attachment& of, const volume_shape& shape,
                                              const unique_fd& server) const;
@@ -144,7 +144,11 @@ private:
     [[nodiscard]] result<unique_fd> watch_server(const attachment& of) const;
     status tell_legs(attachment& of, const volume_shape& shape);
     status scrub_sets(attachment& of, const volume_shape& shape);
-    void connect(attachment& of, const std::string& name, std::uint64_t epoch, const process_identity& server);
+    status look_for_equality(attachment& of, const volume_shape& shape);
+    [[nodiscard]] bool legs_are_equal(const attachment& of) const;
+    [[nodiscard]] bool left_clean(const attachment& of) const;
+    status take_device_down(attachment& of, bool broken);
+    void connect(attachment& of, const core::attach_config& config, const process_identity& server);
     status remove_remains(attachment& of);
     result<core::attach_config> config_for(const volume_record& before, const volume_record& now);
 

@@ -21,6 +21,8 @@ std::vector<core::engine_status> control_link::latest() const {
     const std::lock_guard lock(mutex_);
     auto told = status_;
     for (std::size_t i = 0; i < std::min(told.size(), leg_scrubs_.size()); ++i) told[i].scrub = leg_scrubs_[i];
+    for (std::size_t i = 0; i < std::min(told.size(), legs_unequal_.size()); ++i)
+        told[i].recovery_left_bytes += legs_unequal_[i];
     for (auto& extent : told)
         for (auto& slot : extent.slots)
             if (const auto done = leg_progress_.find(slot.id); slot.resyncing && done != leg_progress_.end())
@@ -177,6 +179,16 @@ void control_link::set_leg_progress(std::map<replica_id, std::uint64_t> done_byt
 void control_link::set_leg_scrubs(std::vector<core::scrub_status> scrubs) {
     const std::lock_guard lock(mutex_);
     leg_scrubs_ = std::move(scrubs);
+}
+
+void control_link::set_legs_unequal(std::vector<std::uint64_t> bytes) {
+    const std::lock_guard lock(mutex_);
+    legs_unequal_ = std::move(bytes);
+}
+
+bool control_link::legs_unequal() const {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(legs_unequal_.begin(), legs_unequal_.end(), [](std::uint64_t bytes) { return bytes > 0; });
 }
 
 bool control_link::waiting_for_space() const {

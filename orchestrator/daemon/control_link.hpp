@@ -48,6 +48,10 @@ public:
 
     /// Mirrored: the scrub of each extent, which is device-mapper's too.
     void set_leg_scrubs(std::vector<core::scrub_status> scrubs);
+    /// Mirrored, after an end that was not in order: how much of each extent's legs is not known to be equal yet (R7).
+    /// `latest` counts it as left to recover.
+    void set_legs_unequal(std::vector<std::uint64_t> bytes);
+    [[nodiscard]] bool legs_unequal() const;
 
     /// Tells the server about replicas, states, addresses and policy if they differ from what it was told last.
     /// `revision` is the record's: members older than an answer that was already given are dropped, never sent after
@@ -100,6 +104,7 @@ private:
     std::vector<core::engine_status> status_;
     std::map<replica_id, std::uint64_t> leg_progress_;
     std::vector<core::scrub_status> leg_scrubs_;
+    std::vector<std::uint64_t> legs_unequal_;
     core::members_message members_;  // no extents: nothing is known yet
     std::string members_sent_;       // encoded, to tell whether they differ
     std::uint64_t reaffirmed_in_ = 0;

@@ -111,29 +111,35 @@ std::size_t count_legs(const dm::layout_segment& segment, dm::leg_state state) {
 }
 
 /// Legs to be rebuilt wait until the others are equal: dm-raid cannot do both, and would forget that they may differ
-/// (raid_ctr: a table with "rebuild" sets recovery_cp to "in sync"). That those are comes as an event.
+/// (raid_ctr: a table with "rebuild" sets recovery_cp to "in sync"). leg_report::left_out tells when that is over.
 void hold_back_rebuilds(dm::layout_segment& segment) {
     for (auto& leg : segment.extents)
         if (leg.state == dm::leg_state::rebuild) leg.state = dm::leg_state::missing;
 }
 
-/// Legs that nobody rebuilds are being made equal, or are to be. A repair looks at all of them, too: what a scrub is
-/// told to do, and what a set goes on with that was interrupted (raid_preresume).
+/// Of a set in which nothing is rebuilt: how much is to be looked at until the legs are equal. A repair looks at all of
+/// them, too: what a scrub is told to do, and what a set goes on with that was interrupted (raid_preresume).
+std::uint64_t unequal_sectors(const dm::raid_status& set) {
+    using action = dm::sync_action;
+    const std::uint64_t left = std::max(set.all_sectors - set.done_sectors, block_bytes / dm::sector_bytes);
+    if (set.action == action::frozen) return std::max(set.all_sectors, left);
+    if (set.action == action::resync || set.action == action::repair) return left;
+    return set.action == action::idle && set.done_sectors < set.all_sectors ? left : 0;
+}
+
 bool is_becoming_equal(const dm::observed_device& set) {
     if (was_told(set, "rebuild")) return false;
     if (set.status.size() != 1) return true;
     const auto told = dm::parse_raid_status(set.status.front().params);
-    if (told.has_error()) return true;
-    using action = dm::sync_action;
-    return told->action == action::resync || told->action == action::repair || told->action == action::frozen ||
-           (told->action == action::idle && told->done_sectors < told->all_sectors);
+    return told.has_error() || unequal_sectors(*told) > 0;
 }
 
 /// Of a set that is assembled now. All legs blank: they were born all holes, so they are equal. Some: a daemon or a
 /// host died while the first superblocks were written, and that comes before the first write of data; the blank ones
 /// are filled from the others, because dm-raid wants it so (super_init_validation: "New device injected into existing
-/// raid set"). None: they may differ where md's bitmap has marks, whoever had the set last and however that ended (R7).
-status decide_assembly(dm::layout_segment& segment, int server) {
+/// raid set"). None: unless the last set ended in order, they may differ where md's bitmap has marks (R7). Not asked of
+/// legs that are equal: while a set lacks a leg it keeps all marks, and would copy everything that was written since.
+status decide_assembly(dm::layout_segment& segment, bool clean, int server) {
     std::vector<dm::extent_device*> blank;
     std::size_t known = 0;
     for (auto& leg : segment.extents) {
@@ -148,7 +154,7 @@ status decide_assembly(dm::layout_segment& segment, int server) {
         segment.start = dm::raid1_start::assume_equal;
     } else if (!blank.empty()) {
         for (auto* leg : blank) leg->state = dm::leg_state::rebuild;
-    } else if (known > 1) {
+    } else if (known > 1 && !clean) {
         segment.start = dm::raid1_start::by_bitmap;
         hold_back_rebuilds(segment);
     }
@@ -156,8 +162,8 @@ status decide_assembly(dm::layout_segment& segment, int server) {
 }
 
 /// What the set is to believe of its legs.
-status decide_start(dm::layout_segment& segment, const dm::observed_device* set, int server) {
-    if (set == nullptr || !set->active) return decide_assembly(segment, server);
+status decide_start(dm::layout_segment& segment, const dm::observed_device* set, bool clean, int server) {
+    if (set == nullptr || !set->active) return decide_assembly(segment, clean, server);
     // Saying the same again keeps its table as it is.
     if (was_told(*set, "nosync")) segment.start = dm::raid1_start::assume_equal;
     if (count_legs(segment, dm::leg_state::up_to_date) > 1 && is_becoming_equal(*set)) hold_back_rebuilds(segment);
@@ -200,7 +206,7 @@ result<std::vector<dm::layout_segment>> connect_legs(const kernel_scope& scope, 
             }
             segment.extents.push_back(std::move(device));
         }
-        TRY(decide_start(segment, find_set(found, static_cast<unsigned>(i)), wait.server));
+        TRY(decide_start(segment, find_set(found, static_cast<unsigned>(i)), shape.clean, wait.server));
         segments.push_back(std::move(segment));
     }
     return segments;
@@ -219,13 +225,16 @@ result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volum
         for (std::size_t place = 0; place < std::min(set.legs.size(), shape.legs[i].size()); ++place) {
             const auto& leg = shape.legs[i][place];
             if (leg.as == leg_shape::use::missing) continue;
-            leg_report told{static_cast<std::uint32_t>(i), leg.replica, {}, 0};
+            leg_report told;
+            told.extent = static_cast<std::uint32_t>(i);
+            told.replica = leg.replica;
             const bool rebuilding = leg.as == leg_shape::use::rebuild;
             if (set.legs[place] == dm::leg_health::failed) told.event = core::leg_event::given_up;
             if (rebuilding && set.legs[place] == dm::leg_health::in_sync && set.action == dm::sync_action::idle)
                 told.event = core::leg_event::in_sync;
             if (rebuilding && set.legs[place] == dm::leg_health::syncing)
                 told.done_bytes = set.done_sectors * dm::sector_bytes;
+            told.left_out = rebuilding && set.legs[place] == dm::leg_health::absent && unequal_sectors(set) == 0;
             if (told.event || rebuilding) all.push_back(std::move(told));
         }
     }
@@ -247,6 +256,7 @@ result<std::vector<set_state>> read_sets(const kernel_scope& scope, const volume
         state.differing_bytes = set.mismatches * dm::sector_bytes;
         state.done_bytes = set.done_sectors * dm::sector_bytes;
         state.size_bytes = set.all_sectors * dm::sector_bytes;
+        state.unequal_bytes = unequal_sectors(set) * dm::sector_bytes;
         all.push_back(state);
     }
     return all;

@@ -41,6 +41,7 @@ struct volume_shape {
     core::volume_layout layout;
     std::vector<std::uint64_t> extent_sizes = {};  // bytes
     leg_table legs = {};                           // mirrored
+    bool clean = false;                            // mirrored: the legs are known to be equal (note_clean)
     std::uint64_t resync_rate = 0;                 // mirrored: bytes per second, 0: no limit
     std::optional<volume_encryption> encryption = {};
 };
@@ -51,6 +52,7 @@ struct leg_report {
     replica_id replica;
     std::optional<core::leg_event> event;  // that the record does not show yet
     std::uint64_t done_bytes = 0;          // of a leg that is being rebuilt
+    bool left_out = false;                 // is to be rebuilt, and the set could take it in by now
 };
 
 struct volume_device_state {

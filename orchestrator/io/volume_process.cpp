@@ -129,6 +129,13 @@ result<std::optional<core::attach_config>> read_attach_config(const fs::path& ru
     return std::optional<core::attach_config>{std::move(*config)};
 }
 
+status note_clean(const fs::path& runtime_dir, const volume_id& id, bool clean) {
+    TRY_ASSIGN(auto config, read_attach_config(runtime_dir, id));
+    if (!config || config->clean == clean) return ok();
+    config->clean = clean;
+    return write_file_atomically(paths_of(runtime_dir, id).config, core::encode_attach_config(*config));
+}
+
 result<std::vector<volume_id>> list_volume_directories(const fs::path& runtime_dir) {
     TRY_ASSIGN(const auto names, list_uuid_directories(runtime_dir / "volumes"));
     std::vector<volume_id> ids;

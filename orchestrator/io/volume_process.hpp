@@ -70,6 +70,11 @@ status kill_volume_server(const std::filesystem::path& runtime_dir, const volume
 result<std::optional<core::attach_config>> read_attach_config(const std::filesystem::path& runtime_dir,
                                                               const volume_id& id);
 
+/// Of a mirrored volume: `clean` in attach.json says that the legs are equal and no set has run over them since, not
+/// even in this attachment: false before a set is assembled, true when it has gone in order. Nothing happens when there
+/// is no attach.json. Errors: corrupt, io_failed, no_space.
+status note_clean(const std::filesystem::path& runtime_dir, const volume_id& id, bool clean);
+
 /// Every volume that has a directory under <runtime>/volumes, alive or left over; other names there are skipped.
 result<std::vector<volume_id>> list_volume_directories(const std::filesystem::path& runtime_dir);
 

@@ -258,10 +258,10 @@ def test_a_write_that_only_one_leg_has_when_its_writer_dies_is_on_both_or_none_u
 def test_a_leg_that_is_to_be_filled_waits_until_the_others_are_equal(cluster):
     """dm-raid cannot do both: told to fill one, it would forget that the others may differ."""
     node, heir, third = cluster.nodes
-    node.plugin.create("db", layout="mirrored", size="64MiB", replicas="3")
+    node.plugin.create("db", layout="mirrored", size="192MiB", replicas="3")
     node.weft("volume", "set", "db", "resync-rate=1MiB")
     # A write to each region of the bitmap (2 MiB) again and again: all of them are marked, which makes it slow.
-    death = UnevenDeath(cluster, range(0, 60 << 20, 2 << 20))
+    death = UnevenDeath(cluster, range(0, 188 << 20, 2 << 20))
     try:
         death.wait_written()
         [lost] = [one["id"] for one in replicas_of(node) if one["node"] == third.name]
