@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "dm-tables/core/text.hpp"
+#include "nbd-backend/base/units.hpp"
 
 namespace weft::dm {
 
@@ -63,6 +64,14 @@ unsigned raid_status::percent() const {
     // Both are shifted down first, so that the multiplication cannot overflow.
     const int shift = all_sectors >> 56U != 0 ? 8 : 0;
     return static_cast<unsigned>((done_sectors >> shift) * 100 / (all_sectors >> shift));
+}
+
+std::uint64_t raid_status::unequal_sectors() const {
+    // Not 0 before the action has come to its end.
+    const std::uint64_t left = std::max(all_sectors - done_sectors, block_bytes / sector_bytes);
+    if (action == sync_action::frozen) return std::max(all_sectors, left);
+    if (action == sync_action::resync || action == sync_action::repair) return left;
+    return action == sync_action::idle && done_sectors < all_sectors ? left : 0;
 }
 
 std::string_view to_string(sync_action action) {

@@ -54,6 +54,10 @@ struct raid_status {
     [[nodiscard]] bool healthy() const;
     /// 0..100, rounded down; 100 only when it is done.
     [[nodiscard]] unsigned percent() const;
+    /// Of a set in which nothing is rebuilt: how much is to be looked at until the legs are equal; 0: they are. A
+    /// repair looks at all of them, too: what a scrub is told to do, and what a set goes on with that was interrupted
+    /// (raid_preresume).
+    [[nodiscard]] std::uint64_t unequal_sectors() const;
     bool operator==(const raid_status&) const = default;
 };
 

@@ -86,7 +86,7 @@ result<std::vector<raw_step>> render(const std::vector<step>& steps) {
         raw_step one{it.what, it.name, it.uuid, {}};
         if (it.what == step::verb::load || it.what == step::verb::doubt) {
             if (auto checked = check(it.rows); checked.has_error())
-                return checked.error().within(fmt::format("load {}", it.name));
+                return checked.error().within(fmt::format("{} {}", to_string(it.what), it.name));
             one.rows = render(it.rows);
         }
         rendered.push_back(std::move(one));

@@ -117,21 +117,12 @@ void hold_back_rebuilds(dm::layout_segment& segment) {
         if (leg.state == dm::leg_state::rebuild) leg.state = dm::leg_state::missing;
 }
 
-/// Of a set in which nothing is rebuilt: how much is to be looked at until the legs are equal. A repair looks at all of
-/// them, too: what a scrub is told to do, and what a set goes on with that was interrupted (raid_preresume).
-std::uint64_t unequal_sectors(const dm::raid_status& set) {
-    using action = dm::sync_action;
-    const std::uint64_t left = std::max(set.all_sectors - set.done_sectors, block_bytes / dm::sector_bytes);
-    if (set.action == action::frozen) return std::max(set.all_sectors, left);
-    if (set.action == action::resync || set.action == action::repair) return left;
-    return set.action == action::idle && set.done_sectors < set.all_sectors ? left : 0;
-}
-
+/// Legs that nobody rebuilds.
 bool is_becoming_equal(const dm::observed_device& set) {
     if (was_told(set, "rebuild")) return false;
     if (set.status.size() != 1) return true;
     const auto told = dm::parse_raid_status(set.status.front().params);
-    return told.has_error() || unequal_sectors(*told) > 0;
+    return told.has_error() || told->unequal_sectors() > 0;
 }
 
 /// Of a set that is assembled now. All legs blank: they were born all holes, so they are equal. Some: a daemon or a
@@ -234,7 +225,7 @@ result<std::vector<leg_report>> read_legs(const kernel_scope& scope, const volum
                 told.event = core::leg_event::in_sync;
             if (rebuilding && set.legs[place] == dm::leg_health::syncing)
                 told.done_bytes = set.done_sectors * dm::sector_bytes;
-            told.left_out = rebuilding && set.legs[place] == dm::leg_health::absent && unequal_sectors(set) == 0;
+            told.left_out = rebuilding && set.legs[place] == dm::leg_health::absent && set.unequal_sectors() == 0;
             if (told.event || rebuilding) all.push_back(std::move(told));
         }
     }
@@ -256,7 +247,7 @@ result<std::vector<set_state>> read_sets(const kernel_scope& scope, const volume
         state.differing_bytes = set.mismatches * dm::sector_bytes;
         state.done_bytes = set.done_sectors * dm::sector_bytes;
         state.size_bytes = set.all_sectors * dm::sector_bytes;
-        state.unequal_bytes = unequal_sectors(set) * dm::sector_bytes;
+        state.unequal_bytes = set.unequal_sectors() * dm::sector_bytes;
         all.push_back(state);
     }
     return all;

@@ -54,6 +54,17 @@ TEST_CASE("dm status: a set that is ill says which leg, and how far it is") {
     CHECK(raid("raid1 2 aa 9223372036854775807/18446744073709551615 resync 0 0 -").percent() == 49);
 }
 
+TEST_CASE("dm status: legs are equal when nothing makes them so any more, and nothing is left to do") {
+    CHECK(raid("raid1 2 AA 4096/4096 idle 0 0 -").unequal_sectors() == 0);
+    CHECK(raid("raid1 2 AA 1024/4096 check 0 0 -").unequal_sectors() == 0);
+    CHECK(raid("raid1 3 AAa 1024/4096 recover 0 0 -").unequal_sectors() == 0);
+    CHECK(raid("raid1 2 aa 1024/4096 resync 0 0 -").unequal_sectors() == 3072);
+    CHECK(raid("raid1 2 AA 1024/4096 repair 0 0 -").unequal_sectors() == 3072);
+    CHECK(raid("raid1 2 aa 0/4096 idle 0 0 -").unequal_sectors() == 4096);  // it has not begun
+    CHECK(raid("raid1 2 AA 4096/4096 frozen 0 0 -").unequal_sectors() == 4096);
+    CHECK(raid("raid1 2 aa 4096/4096 resync 0 0 -").unequal_sectors() > 0);
+}
+
 TEST_CASE("dm status: every action has its name, and older and newer kernels are understood") {
     for (const char* action : {"idle", "frozen", "resync", "recover", "check", "repair", "reshape", "undef"})
         CHECK(to_string(raid("raid1 2 AA 1/2 " + std::string(action) + " 0 0 -").action) == action);
