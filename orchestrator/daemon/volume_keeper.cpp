@@ -223,8 +223,7 @@ result<attachment_view> volume_keeper::attach(const std::string& name, bool forc
         // A server that died before there was a device took the mark with it.
         if (const auto uses = uses_of(*of); !uses.administrative)
             TRY(env_.table.store_references(*of, uses.refs, true));
-        TRY_ASSIGN(const auto now, record_for(name, false));
-        return attachment_view{std::move(device), now.epoch};
+        return attachment_view{std::move(device), of->current_link()->epoch()};
     }
     return attachment_view{volume_uri(paths_of(env_.options.runtime_dir, of->id)), attached->record.epoch};
 }
