@@ -7,7 +7,6 @@ mirrored one.
 Needs the build with crash points (tests/cluster/crash_life.py).
 """
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -59,14 +58,11 @@ class KernelLife(Life):
             load.wait_progress(what="writes to go on over the next volume server")
         if self.phase == "legs":
             self.reach("legs")
-            servers = self.away.replica_servers()  # has a leg, as every node
-            for pid in servers:
-                belongings.stop(pid)
+            self.away.pause_storage()  # has a leg, as every node
             self.must_have_died("legs")
             self.wait_ready()
             load.wait_progress(what="writes to go on without a leg")
-            for pid in servers:
-                os.kill(pid, signal.SIGCONT)
+            self.away.resume_storage()
             self.cluster.wait_up_to_date(self.name, crash_life.LIMIT)
             load.wait_progress()
         if self.phase == "grow":

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mirrored volumes: device-mapper's raid1 over legs on different nodes, and what the record knows of it."""
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,17 +85,14 @@ def test_a_mirrored_volume_survives_the_death_of_either_node(cluster, mirrored):
     wait_for(lambda: health_of(node) == ["AA"], 60, "both legs to be in sync")
     load.wait_progress()
     # Now the leg that was filled anew is all there is. (weftd stays: without it nobody could record the loss.)
-    servers = node.replica_servers()
-    for pid in servers:
-        belongings.stop(pid)
+    node.pause_storage()
     load.wait_progress(what="writes to go on with the other leg")
     load.stop()
     load.assert_nothing_lost()
     subprocess.run(["sync", "--file-system", path], check=True)
     Path("/proc/sys/vm/drop_caches").write_text("3")
     assert (path / "file").read_bytes() == content
-    for pid in servers:
-        os.kill(pid, signal.SIGCONT)
+    node.resume_storage()
     cluster.wait_up_to_date("db", 300)
 
 
@@ -211,13 +207,11 @@ class UnevenDeath:
     def stop_before_a_write(self, lacking):
         """Not between having it and saying so."""
         assert self.writer.poll() is None, f"the writer ended: {self.writer.returncode}"
-        for pid in lacking.replica_servers():
-            belongings.stop(pid)
+        lacking.pause_storage()
         try:
             return wait_for(lambda: self.numbers_on(self.node) > self.numbers_on(lacking), 2, "a difference")
         except DeadlineError:
-            for pid in lacking.replica_servers():
-                os.kill(pid, signal.SIGCONT)
+            lacking.resume_storage()
             return False
 
     def assert_equal(self, *files):
